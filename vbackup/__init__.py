@@ -1,0 +1,3 @@
+"""vbackup: PostgreSQL + Qdrant, restorable as one."""
+
+__version__ = "0.1.0"

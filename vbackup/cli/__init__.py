@@ -1,0 +1,1 @@
+"""Commands: one module a verb, each reads like its runbook. Only this room prints."""

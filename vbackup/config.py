@@ -1,0 +1,198 @@
+"""The configuration as frozen values; `vbackup.settings` reads them from TOML.
+
+Keys, defaults and meanings are in config.example.toml; docs/configuration.md explains them.
+Durations are seconds here ("5m" in the file), sizes are bytes ("512MiB" in the file).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
+_POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+
+
+def parse_duration(value: object) -> float:
+    """Seconds of "300", 300, "5m", "1h30m". Raises ValueError."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    text = str(value).strip()
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return float(text)
+    parts = _DURATION.findall(text)
+    if not parts or _DURATION.sub("", text).strip():
+        raise ValueError(f"not a duration: {text!r} (write 30s, 5m, 26h, 7d)")
+    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+
+
+def parse_size(value: object) -> int:
+    """Bytes of 1024, "64KiB", "16 MiB", "10GB". Raises ValueError."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    found = _SIZE.fullmatch(str(value).strip())
+    if not found:
+        raise ValueError(f"not a size: {value!r} (write 64KiB, 512MiB, 10GB)")
+    number, prefix, binary = found.groups()
+    base = 1024 if binary or not prefix else 1000
+    return int(float(number) * base ** _POWERS[prefix.upper()])
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration)]
+Size = Annotated[int, BeforeValidator(parse_size)]
+OneOrMany = Annotated[
+    tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)
+]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, unknown keys are mistakes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class PostgresConfig(Section):
+    dsn: SecretStr
+    jobs: int = Field(2, ge=1, le=64)
+    include_globals: Literal["auto", "always", "never"] = "auto"
+    bin_dir: Path | None = None
+    connect_timeout: Duration = 10.0
+    large_table: Size = 256 * 1024**2
+
+
+class QdrantConfig(Section):
+    url: str | None = None
+    nodes: tuple[str, ...] = ()
+    api_key: SecretStr | None = None
+    collections: tuple[str, ...] = ("*",)
+    timeout: Duration = 60.0
+    recover_timeout: Duration = 3600.0
+    ca_file: Path | None = None
+    verify_tls: bool = True
+    collections_ignore_missing: bool = False
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """All configured node URLs; at least one."""
+        return self.nodes or ((self.url,) if self.url else ("http://localhost:6333",))
+
+
+class RepositoryConfig(Section):
+    url: str
+    endpoint_url: str | None = None
+    region: str | None = None
+    profile: str | None = None
+    access_key_id: SecretStr | None = None
+    secret_access_key: SecretStr | None = None
+    session_token: SecretStr | None = None
+    path_style: Literal["auto", "always", "never"] = "auto"
+    ca_file: Path | None = None
+    verify_tls: bool = True
+    connect_timeout: Duration = 10.0
+    read_timeout: Duration = 60.0
+    retries: int = Field(6, ge=0, le=50)
+    storage_class: str | None = None
+    server_side_encryption: str | None = None
+    kms_key_id: str | None = None
+    object_lock: Duration | None = None
+    encryption: Literal["passphrase", "none"] = "passphrase"
+    passphrase: SecretStr | None = None
+    passphrase_file: Path | None = None
+    passphrase_command: str | None = None
+    compression_level: int = Field(1, ge=-7, le=19)
+    chunk_size: Size = 128 * 1024
+    pack_size: Size = 16 * 1024**2
+    upload_jobs: int = Field(4, ge=1, le=64)
+
+
+class WatermarkConfig(Section):
+    strategy: Literal["capture", "fence", "lock"] = "capture"
+    max_index_lag: Duration = 300.0
+    lead_in: Duration = 2.0
+    tick: Duration = 0.15
+    budget: Duration = 12.0
+    candidates: int = Field(8, ge=1, le=32)
+    capture_memory: Size = 256 * 1024**2
+    max_pause: Duration = 0.0
+    fence_key: int = 0x7662_6163_6B75_7000
+    lock_timeout: Duration = 5.0
+    work_dir: Path | None = None
+
+
+class RetentionConfig(Section):
+    keep_last: int = Field(3, ge=0)
+    keep_hourly: int = Field(0, ge=0)
+    keep_daily: int = Field(7, ge=0)
+    keep_weekly: int = Field(5, ge=0)
+    keep_monthly: int = Field(12, ge=0)
+    keep_yearly: int = Field(0, ge=0)
+
+
+class RowsConfig(Section):
+    table: str | None = None
+    sql: str | None = None
+    key: OneOrMany = ()
+    where: str | None = None
+    live: str | None = None
+    version: str | None = None
+    count: str | None = None
+    tenant: str | None = None
+
+
+class PointConfig(Section):
+    ref: OneOrMany = ("id",)
+    version: str | None = None
+    cardinality: Literal["one", "many"] = "one"
+    filter: dict[str, str | int | bool] = Field(default_factory=dict)
+    must_not: dict[str, str | int | bool] = Field(default_factory=dict)
+    tenant: str | None = None
+
+
+class LinkConfig(Section):
+    name: str
+    collection: str
+    rows: tuple[RowsConfig, ...]
+    point: PointConfig = PointConfig()
+    not_live: Literal["delete", "keep"] = "delete"
+
+
+class RedisConfig(Section):
+    url: SecretStr
+    on_restore: Literal["flush", "prefix", "epoch", "none"] = "none"
+    prefixes: tuple[str, ...] = ()
+    epoch_key: str = "vbackup:epoch"
+    backup: bool = False
+
+
+class ScheduleConfig(Section):
+    backup: str | None = None
+    verify: str | None = None
+    reconcile: str | None = None
+    prune: str | None = None
+    timezone: str = "UTC"
+    jitter: Duration = 0.0
+    listen: str = "127.0.0.1:9187"
+
+
+class VectorsConfig(Section):
+    engine: Literal["qdrant", "pgvector"] = "qdrant"
+
+
+class Config(Section):
+    """The whole file. `qdrant` is None for pgvector alone."""
+
+    postgres: PostgresConfig
+    repository: RepositoryConfig
+    qdrant: QdrantConfig | None = None
+    watermark: WatermarkConfig = WatermarkConfig()
+    retention: RetentionConfig = RetentionConfig()
+    link: tuple[LinkConfig, ...] = ()
+    ignore: tuple[str, ...] = ()
+    redis: RedisConfig | None = None
+    schedule: ScheduleConfig = ScheduleConfig()
+    vectors: VectorsConfig = VectorsConfig()

@@ -1,0 +1,1 @@
+"""The whole story on a sandbox: data, writers, backup, disaster, restore, proof."""

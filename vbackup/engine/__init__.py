@@ -1,0 +1,1 @@
+"""Watermark, backup, restore, reconcile, repair, verify: why vbackup exists. Knows ports only."""

@@ -1,0 +1,50 @@
+"""One spelling per key, so that rows and points of different types can be compared as text."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+
+_UUID_TEXT = re.compile(
+    r"(?:urn:uuid:)?\{?([0-9a-f]{8})-?([0-9a-f]{4})-?([0-9a-f]{4})-?([0-9a-f]{4})-?([0-9a-f]{12})\}?",
+    re.IGNORECASE,
+)
+
+
+def canonical(value: object) -> str | None:
+    """The canonical text of one key or version value; None for null.
+
+    Integers (and floats without a fraction) become decimal text, every UUID spelling becomes
+    lower-case with dashes, booleans and JSON containers their compact JSON. Any other text
+    stays as it is: the text "007" is not the integer 7.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        # Cheap length test first: 32 hex digits are the shortest UUID spelling, 45 the longest.
+        if 32 <= len(value) <= 47 and (found := _UUID_TEXT.fullmatch(value)):
+            return "-".join(found.groups()).lower()
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else repr(value)
+    if isinstance(value, (dict, list)):
+        return json.dumps(value, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
+    return str(value)
+
+
+def composite(parts: Iterable[str | None]) -> str | None:
+    """The text of a composite key (already canonical parts): a compact JSON array.
+
+    A key of one part is that part. A null part makes the whole key null.
+    """
+    values = list(parts)
+    if any(part is None for part in values):
+        return None
+    if len(values) == 1:
+        return values[0]
+    return json.dumps(values, separators=(",", ":"), ensure_ascii=False)

@@ -1,0 +1,1 @@
+"""Schedule, hooks, metrics and the status page: vbackup as a daemon."""

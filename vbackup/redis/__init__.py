@@ -1,0 +1,1 @@
+"""Redis: the cache beside the pair, which a restore must invalidate."""

@@ -1,0 +1,1 @@
+"""Backups in an object store: chunks, packs, index, manifests, leases, retention."""

@@ -1,0 +1,1 @@
+"""Real throwaway servers on this machine: PostgreSQL, Qdrant, S3."""
