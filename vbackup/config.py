@@ -10,11 +10,24 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from vbackup.model.link import Link, PayloadPath, RowSource
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
+PAYLOAD = "payload:"
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
@@ -43,8 +56,15 @@ def parse_size(value: object) -> int:
     return int(float(number) * base ** _POWERS[prefix.upper()])
 
 
-Duration = Annotated[float, BeforeValidator(parse_duration)]
-Size = Annotated[int, BeforeValidator(parse_size)]
+def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
+    """A relative path counts from the configuration file's folder: cron has another cwd."""
+    base = (info.context or {}).get("directory")
+    return Path(base) / path.expanduser() if base else path.expanduser()
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
+Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
+ConfigPath = Annotated[Path, AfterValidator(_beside_the_file)]
 OneOrMany = Annotated[
     tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)
 ]
@@ -60,7 +80,7 @@ class PostgresConfig(Section):
     dsn: SecretStr
     jobs: int = Field(2, ge=1, le=64)
     include_globals: Literal["auto", "always", "never"] = "auto"
-    bin_dir: Path | None = None
+    bin_dir: ConfigPath | None = None
     connect_timeout: Duration = 10.0
     large_table: Size = 256 * 1024**2
 
@@ -72,7 +92,7 @@ class QdrantConfig(Section):
     collections: tuple[str, ...] = ("*",)
     timeout: Duration = 60.0
     recover_timeout: Duration = 3600.0
-    ca_file: Path | None = None
+    ca_file: ConfigPath | None = None
     verify_tls: bool = True
     collections_ignore_missing: bool = False
 
@@ -91,7 +111,7 @@ class RepositoryConfig(Section):
     secret_access_key: SecretStr | None = None
     session_token: SecretStr | None = None
     path_style: Literal["auto", "always", "never"] = "auto"
-    ca_file: Path | None = None
+    ca_file: ConfigPath | None = None
     verify_tls: bool = True
     connect_timeout: Duration = 10.0
     read_timeout: Duration = 60.0
@@ -102,7 +122,7 @@ class RepositoryConfig(Section):
     object_lock: Duration | None = None
     encryption: Literal["passphrase", "none"] = "passphrase"
     passphrase: SecretStr | None = None
-    passphrase_file: Path | None = None
+    passphrase_file: ConfigPath | None = None
     passphrase_command: str | None = None
     compression_level: int = Field(1, ge=-7, le=19)
     chunk_size: Size = 128 * 1024
@@ -121,7 +141,7 @@ class WatermarkConfig(Section):
     max_pause: Duration = 0.0
     fence_key: int = 0x7662_6163_6B75_7000
     lock_timeout: Duration = 5.0
-    work_dir: Path | None = None
+    work_dir: ConfigPath | None = None
 
 
 class RetentionConfig(Section):
@@ -143,6 +163,21 @@ class RowsConfig(Section):
     count: str | None = None
     tenant: str | None = None
 
+    @model_validator(mode="after")
+    def _table_or_sql(self) -> RowsConfig:
+        if bool(self.table) == bool(self.sql):
+            raise ValueError("needs either table (with key) or sql, not both")
+        if self.table and not self.key:
+            raise ValueError("table needs key: the column whose value the points refer to")
+        if self.sql:
+            given = [n for n in self.model_fields_set if n != "sql" and getattr(self, n)]
+            if given:
+                raise ValueError(f"sql yields its own columns; remove {', '.join(sorted(given))}")
+        return self
+
+    def to_source(self) -> RowSource:
+        return RowSource(**self.model_dump())
+
 
 class PointConfig(Section):
     ref: OneOrMany = ("id",)
@@ -152,13 +187,62 @@ class PointConfig(Section):
     must_not: dict[str, str | int | bool] = Field(default_factory=dict)
     tenant: str | None = None
 
+    @field_validator("ref")
+    @classmethod
+    def _id_or_payload(cls, refs: tuple[str, ...]) -> tuple[str, ...]:
+        if refs == ("id",):
+            return refs
+        if not refs or not all(ref.startswith(PAYLOAD) for ref in refs):
+            raise ValueError('write "id", "payload:a.b" or a list of payload paths')
+        for ref in refs:
+            PayloadPath.parse(ref.removeprefix(PAYLOAD))
+        return refs
+
+    @field_validator("version", "tenant")
+    @classmethod
+    def _payload_path(cls, path: str | None) -> str | None:
+        if path is not None:
+            PayloadPath.parse(path.removeprefix(PAYLOAD))
+        return path
+
 
 class LinkConfig(Section):
-    name: str
-    collection: str
-    rows: tuple[RowsConfig, ...]
+    name: str = Field(min_length=1)
+    collection: str = Field(min_length=1)
+    rows: tuple[RowsConfig, ...] = Field(min_length=1)
     point: PointConfig = PointConfig()
     not_live: Literal["delete", "keep"] = "delete"
+
+    @model_validator(mode="after")
+    def _as_many_keys_as_references(self) -> LinkConfig:
+        parts = len(self.point.ref)
+        for number, rows in enumerate(self.rows):
+            if rows.key and len(rows.key) != parts:
+                raise ValueError(
+                    f"rows[{number}].key has {len(rows.key)} part(s), point.ref has {parts}"
+                )
+        return self
+
+    def to_link(self) -> Link:
+        """The value that engines and adapters work with."""
+        point = self.point
+        by_id = point.ref == ("id",)
+        return Link(
+            name=self.name,
+            collection=self.collection,
+            rows=tuple(rows.to_source() for rows in self.rows),
+            ref=() if by_id else tuple(_path(ref) for ref in point.ref),
+            version=_path(point.version) if point.version else None,
+            cardinality=point.cardinality,
+            filter=dict(point.filter),
+            must_not=dict(point.must_not),
+            tenant=_path(point.tenant) if point.tenant else None,
+            not_live=self.not_live,
+        )
+
+
+def _path(text: str) -> PayloadPath:
+    return PayloadPath.parse(text.removeprefix(PAYLOAD))
 
 
 class RedisConfig(Section):
@@ -196,3 +280,6 @@ class Config(Section):
     redis: RedisConfig | None = None
     schedule: ScheduleConfig = ScheduleConfig()
     vectors: VectorsConfig = VectorsConfig()
+
+    def links(self) -> tuple[Link, ...]:
+        return tuple(link.to_link() for link in self.link)
