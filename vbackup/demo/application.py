@@ -1,0 +1,257 @@
+"""A search application over PostgreSQL and Qdrant, as the demo and the torture tests run it.
+
+Documents of users are cut into chunks; a chunk's text is searched by the points made of it.
+PostgreSQL is the record, Qdrant follows it, in the order and with the lag the scenario says.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from random import Random
+from types import TracebackType
+from typing import Self
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from vbackup.config import LinkConfig, PointConfig, RowsConfig, WatermarkConfig
+from vbackup.demo.content import Change, Key, parts, revised
+from vbackup.demo.corpus import Passage, library
+from vbackup.demo.index_queue import IndexQueue
+from vbackup.demo.ledger import Ledger
+from vbackup.demo.point_writer import PointWriter
+from vbackup.demo.scenario import Scenario
+from vbackup.demo.vector_store import VectorStore
+from vbackup.demo.writers import Desk, Writer
+from vbackup.errors import Failed, Unreachable
+
+_KEY_TYPES = {"int": "bigint", "uuid": "uuid"}
+_SCHEMA = """
+CREATE TABLE users (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name text NOT NULL
+);
+CREATE TABLE documents (
+    id bigint PRIMARY KEY,
+    owner_id bigint NOT NULL REFERENCES users,
+    title text NOT NULL UNIQUE,
+    section text NOT NULL
+);
+CREATE SEQUENCE chunk_versions;
+CREATE TABLE chunks (
+    id {key} PRIMARY KEY,
+    document_id bigint NOT NULL REFERENCES documents,
+    text text NOT NULL,
+    version bigint NOT NULL,
+    status text NOT NULL CHECK (status IN ('draft', 'published')),
+    points integer NOT NULL,
+    views integer NOT NULL DEFAULT 0,
+    updated_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX ON chunks (document_id);
+"""
+
+
+class Application:
+    """One application with its own database and collection, both named `name`.
+
+    `server` is the conninfo of a database to create others from; it needs CREATEDB. Use as a
+    context manager: leaving it stops all threads and keeps the data. Raises vbackup errors.
+    """
+
+    def __init__(
+        self, server: str, qdrant: str, name: str, scenario: Scenario, *, api_key: str = ""
+    ) -> None:
+        self.scenario = scenario
+        self.name = name
+        self.dsn = make_conninfo(server, dbname=name)
+        self._server = server
+        self.store = VectorStore(qdrant, name, api_key=api_key)
+        self._stop = threading.Event()
+        self._ledger = Ledger(scenario.keys)
+        self._points = PointWriter(self.store, scenario)
+        self._queue = IndexQueue(self._points, scenario, clock=time.monotonic)
+        self._writers: list[Writer] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # -------------------------------------------------------------- life
+
+    def create(self) -> None:
+        """The empty database with its schema, and the empty collection."""
+        with self._connect(self._server) as connection:
+            connection.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(self.name))
+            )
+        with self._connect(self.dsn) as connection:
+            connection.execute(_SCHEMA.format(key=_KEY_TYPES[self.scenario.keys]).encode())
+            _insert_documents(connection)
+        scenario = self.scenario
+        self.store.create(scenario.dimensions, scenario.shards, optimizers=scenario.optimizers)
+        self.store.index("section", "keyword")
+        if scenario.link == "payload":
+            self.store.index("chunk_id", "integer" if scenario.keys == "int" else "uuid")
+
+    def load(self) -> int:
+        """The first rows and all their points; returns the number of points."""
+        rng = self.scenario.random("load")
+        passages = itertools.islice(itertools.cycle(library()), self.scenario.rows)
+        changes = list(self._first_changes(passages, rng))
+        with self._connect(self.dsn) as connection:
+            self._copy_rows(connection, changes)
+        loaded = self._points.load(changes)
+        for change in changes:
+            self._ledger.release(change.key, "published")
+        self._ledger.heat([change.key for change in changes[: self.scenario.hot_rows]])
+        return loaded
+
+    def start(self) -> None:
+        """Start the writers and the indexer."""
+        desk = Desk(
+            scenario=self.scenario,
+            connect=lambda: self._connect(self.dsn),
+            ledger=self._ledger,
+            points=self._points,
+            queue=self._queue,
+            stop=self._stop,
+            fence_key=WatermarkConfig().fence_key,
+        )
+        self._queue.start()
+        self._writers = [Writer(desk, number) for number in range(self.scenario.writers)]
+        for writer in self._writers:
+            writer.start()
+
+    def quiesce(self) -> None:
+        """Stop the writers and let the indexer finish: afterwards the pair agrees.
+
+        Raises Failed when a writer or the indexer had died."""
+        self.stop()
+        self._queue.drain()
+
+    def stop(self) -> None:
+        """Stop the writers at once, as a crash of the application would; the indexer's queue
+        stays as it is. Raises Failed when a writer had died."""
+        self._stop.set()
+        for writer in self._writers:
+            writer.join()
+        for writer in self._writers:
+            if writer.error:
+                raise Failed(f"{writer.name} failed: {writer.error}") from writer.error
+
+    def close(self) -> None:
+        """End all threads and connections, whatever state they are in."""
+        self._stop.set()
+        for writer in self._writers:
+            if writer.ident is not None:
+                writer.join()
+        self._queue.close()
+        self.store.close()
+
+    def drop(self) -> None:
+        """The disaster: the database and the collection are gone."""
+        with self._connect(self._server) as connection:
+            name = sql.Identifier(self.name)
+            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
+        self.store.drop()
+
+    # -------------------------------------------------------------- facts
+
+    @property
+    def writes(self) -> int:
+        """Rows written by the writers so far."""
+        return sum(writer.writes for writer in self._writers)
+
+    @property
+    def backlog(self) -> int:
+        """Rows whose points the indexer has not written yet."""
+        return self._queue.backlog
+
+    def wait_for_writes(self, count: int, timeout: float = 60.0) -> None:
+        """Return once `count` more rows were written. Raises Failed when they are not."""
+        target, deadline = self.writes + count, time.monotonic() + timeout
+        pulse = threading.Event()
+        while self.writes < target:
+            if any(writer.error for writer in self._writers):
+                self.stop()
+            if time.monotonic() > deadline:
+                raise Failed(f"the writers wrote {self.writes} rows and not {target} in time")
+            pulse.wait(0.02)
+
+    def link(self) -> LinkConfig:
+        """How this application's rows own its points, as a configuration says it."""
+        scenario = self.scenario
+        many = scenario.points == "many"
+        return LinkConfig(
+            name="chunks",
+            collection=f"{self.name}*",
+            rows=(
+                RowsConfig(
+                    table="public.chunks",
+                    key="id",
+                    live="status = 'published'",
+                    version="version" if scenario.versioned else None,
+                    count="points" if many else None,
+                ),
+            ),
+            point=PointConfig(
+                ref="id" if scenario.link == "id" else "payload:chunk_id",
+                version="payload:version" if scenario.versioned else None,
+                cardinality=scenario.points,
+            ),
+        )
+
+    # -------------------------------------------------------------- how
+
+    def _connect(self, dsn: str) -> psycopg.Connection:
+        try:
+            return psycopg.connect(dsn, autocommit=True, application_name="vbackup-demo-app")
+        except psycopg.OperationalError as error:
+            raise Unreachable(f"PostgreSQL did not let the application in: {error}") from error
+
+    def _first_changes(self, passages: Iterator[Passage], rng: Random) -> Iterator[Change]:
+        for version, passage in enumerate(passages, start=1):
+            key = self._ledger.fresh(rng, passage)
+            yield Change(key, version, revised(passage, rng), passage)
+
+    def _copy_rows(self, connection: psycopg.Connection, changes: Sequence[Change]) -> None:
+        numbers: dict[str, int] = dict(
+            connection.execute("SELECT title, id FROM documents").fetchall()
+        )
+        statement = "COPY chunks (id, document_id, text, version, status, points) FROM STDIN"
+        with connection.cursor().copy(statement) as copy:
+            for change in changes:
+                copy.write_row(self._row(change, numbers[change.passage.title]))
+        connection.execute("SELECT setval('chunk_versions', %s)", (len(changes) + 1,))
+        connection.execute("ANALYZE")
+
+    def _row(self, change: Change, document: int) -> tuple[Key | str | int, ...]:
+        text = change.text or ""
+        count = len(parts(text, self.scenario))
+        return (change.key, document, text, change.version, "published", count)
+
+
+def _insert_documents(connection: psycopg.Connection) -> None:
+    names = [("ada",), ("edsger",), ("grace",), ("leslie",)]
+    titles = sorted({(passage.title, passage.section) for passage in library()})
+    with connection.cursor() as cursor:
+        cursor.executemany("INSERT INTO users (name) VALUES (%s)", names)
+        cursor.executemany(
+            "INSERT INTO documents (id, owner_id, title, section) VALUES (%s, %s, %s, %s)",
+            [
+                (number, number % len(names) + 1, title, section)
+                for number, (title, section) in enumerate(titles, start=1)
+            ],
+        )

@@ -1,0 +1,129 @@
+"""The application's own client of Qdrant: plain REST, as a small web application would write it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import msgspec
+
+from vbackup.errors import Failed, Unreachable
+
+_PAGE = 1_000
+
+
+class VectorStore:
+    """One collection. Thread-safe. Raises Failed when Qdrant refuses, Unreachable when it is
+    not there."""
+
+    def __init__(self, url: str, collection: str, *, api_key: str = "") -> None:
+        headers = {"api-key": api_key} if api_key else {}
+        limits = httpx.Limits(max_connections=40, max_keepalive_connections=40)
+        self._client = httpx.Client(
+            base_url=url, headers=headers, timeout=60.0, limits=limits, trust_env=False
+        )
+        self.collection = collection
+        self._path = f"/collections/{collection}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._client.close()
+
+    def create(self, dimensions: int, shards: int, *, optimizers: bool = False) -> None:
+        """Create the collection, with an index on the payload key that links to rows."""
+        settings: dict[str, object] = {
+            "vectors": {"size": dimensions, "distance": "Cosine"},
+            "shard_number": shards,
+        }
+        if optimizers:
+            # Small thresholds, so that segments are rebuilt all the time even with few points.
+            settings["optimizers_config"] = {
+                "indexing_threshold": 200,
+                "max_segment_size": 800,
+                "flush_interval_sec": 1,
+                "default_segment_number": 2,
+            }
+            settings["hnsw_config"] = {"full_scan_threshold": 10, "m": 8, "ef_construct": 32}
+        self.call("PUT", self._path, settings)
+
+    def index(self, field: str, schema: str) -> None:
+        body = {"field_name": field, "field_schema": schema}
+        self.call("PUT", f"{self._path}/index?wait=true", body)
+
+    def drop(self) -> None:
+        self.call("DELETE", self._path)
+
+    def upsert(self, points: Sequence[dict[str, object]], *, wait: bool) -> None:
+        if points:
+            self.call("PUT", f"{self._path}/points?wait={_flag(wait)}", {"points": list(points)})
+
+    def delete(self, ids: Sequence[int | str], *, wait: bool) -> None:
+        if ids:
+            path = f"{self._path}/points/delete?wait={_flag(wait)}"
+            self.call("POST", path, {"points": list(ids)})
+
+    def count(self) -> int:
+        found = self.call("POST", f"{self._path}/points/count", {"exact": True})
+        return int(found["count"])
+
+    def scroll(self) -> Iterator[list[dict[str, Any]]]:
+        """Every point with payload and vector, page by page, in id order."""
+        offset: object = None
+        while True:
+            body = {"limit": _PAGE, "with_payload": True, "with_vector": True, "offset": offset}
+            found = self.call("POST", f"{self._path}/points/scroll", body)
+            yield found["points"]
+            offset = found["next_page_offset"]
+            if offset is None:
+                return
+
+    def search(
+        self, vector: Sequence[float], limit: int, *, section: str = ""
+    ) -> list[dict[str, Any]]:
+        """The nearest points, exactly (no index), best first; with their scores and payload."""
+        body: dict[str, object] = {
+            "query": list(vector),
+            "limit": limit,
+            "with_payload": True,
+            "params": {"exact": True},
+        }
+        if section:
+            body["filter"] = {"must": [{"key": "section", "match": {"value": section}}]}
+        found = self.call("POST", f"{self._path}/points/query", body)
+        return list(found["points"])
+
+    def call(self, method: str, path: str, body: object = None) -> Any:
+        """One request; returns the answer's `result`."""
+        content = msgspec.json.encode(body) if body is not None else None
+        answer = self._send(method, path, content)
+        if answer.status_code >= 400:
+            what = answer.text[:200].replace("\n", " ")
+            raise Failed(f"Qdrant answered {answer.status_code} to {method} {path}: {what}")
+        return msgspec.json.decode(answer.content).get("result")
+
+    def _send(self, method: str, path: str, content: bytes | None) -> httpx.Response:
+        headers = {"content-type": "application/json"}
+        try:
+            try:
+                return self._client.request(method, path, content=content, headers=headers)
+            except httpx.RemoteProtocolError:
+                # Qdrant closed an idle connection; every request here may be sent twice.
+                return self._client.request(method, path, content=content, headers=headers)
+        except httpx.HTTPError as error:
+            raise Unreachable(f"no answer from Qdrant to {method} {path}: {error}") from error
+
+
+def _flag(value: bool) -> str:
+    return "true" if value else "false"
