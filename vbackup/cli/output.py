@@ -1,0 +1,62 @@
+"""Results on stdout: one JSON document, or what a person reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import PurePath
+
+from vbackup import redact
+from vbackup.cli.screen import Screen
+from vbackup.cli.session import Session
+from vbackup.clock import format_time
+
+
+def emit(
+    session: Session,
+    document: Mapping[str, object],
+    render: Callable[[Screen], None],
+    *,
+    ok: bool = True,
+) -> None:
+    """Print the result of a command, once: `{"schema", "ok", ...document}`, or `render`."""
+    if session.json:
+        print_json({"schema": f"vbackup.{session.command}/1", "ok": ok, **document})
+    else:
+        quietly(lambda: render(Screen(session.clock.now())))
+    session.emitted = True
+
+
+def print_json(document: Mapping[str, object]) -> None:
+    """One document on stdout: indented for a person, one line for a program."""
+    cleaned = redact.scrub_tree(_plain(document))
+    indent = 2 if sys.stdout.isatty() else None
+    text = json.dumps(cleaned, ensure_ascii=False, indent=indent)
+    quietly(lambda: sys.stdout.write(text + "\n"))
+
+
+def quietly(write: Callable[[], object]) -> None:
+    """Write to stdout; a reader that has gone away (`| head -1`) is not an error."""
+    try:
+        write()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The interpreter flushes stdout once more at its end: give it somewhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _plain(value: object) -> object:
+    """Only what JSON knows: dataclasses become objects, times RFC 3339, paths text."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, datetime):
+        return format_time(value)
+    return str(value) if isinstance(value, PurePath) else value

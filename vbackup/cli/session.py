@@ -1,0 +1,84 @@
+"""One run of `vbackup`: what the shared options say, and what every command needs of it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from vbackup.clock import SystemClock
+from vbackup.errors import Refused
+
+if TYPE_CHECKING:
+    from vbackup.config import Config
+    from vbackup.ports import Clock, Reporter
+    from vbackup.settings import Settings
+
+
+class Session:
+    """Collects the shared options wherever they stand, and loads the settings on first use."""
+
+    def __init__(self) -> None:
+        self.command = ""
+        self.config_path: Path | None = None
+        self.json = False
+        self.quiet = False
+        self.verbosity = 0
+        self.log_format: Literal["text", "json"] = "text"
+        self.emitted = False
+        self.clock: Clock = SystemClock()
+        self._settings: Settings | None = None
+        self._reporter: Reporter | None = None
+
+    def take(self, option: str, value: Any) -> None:
+        """Note one shared option; given twice, the one nearer to the end of the line counts."""
+        if option == "verbose":
+            self.verbosity += value
+        elif option == "config":
+            self.config_path = value
+        else:
+            setattr(self, option, value)
+
+    @property
+    def settings(self) -> Settings:
+        """Raises Usage with every mistake in the file."""
+        if self._settings is None:
+            from vbackup.settings import load
+
+            self._settings = load(self.config_path)
+        return self._settings
+
+    @property
+    def config(self) -> Config:
+        return self.settings.config
+
+    @property
+    def reporter(self) -> Reporter:
+        """Bars on a terminal, log lines elsewhere, nothing but warnings with -q."""
+        if self._reporter is None:
+            from vbackup.wiring import reporter
+
+            self._reporter = reporter(
+                self.clock,
+                quiet=self.quiet,
+                verbosity=self.verbosity,
+                log_format=self.log_format,
+                terminal=sys.stderr.isatty(),
+            )
+        return self._reporter
+
+    @property
+    def interactive(self) -> bool:
+        """Whether somebody is there to answer."""
+        return sys.stdin.isatty() and sys.stderr.isatty() and not self.json
+
+    def confirm(self, question: str, *, given: bool, flag: str = "--yes") -> None:
+        """Go on only when the flag was given or a person says so. Raises Refused."""
+        if given:
+            return
+        if not self.interactive:
+            raise Refused(f"{question}: needs a confirmation", hint=f"add {flag}")
+        if not click.confirm(f"{question}. Go on?", err=True):
+            raise Refused(f"{question}: not confirmed")
