@@ -60,7 +60,9 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class StoredRow:
+    """What the database says of one key."""
+
     key: Key
     text: str
     version: int
@@ -77,17 +79,17 @@ def compare(dsn: str, store: VectorStore, scenario: Scenario) -> Comparison:
         points=sum(len(group) for group in held.values()),
     )
     for key in rows.keys() | held.keys():
-        kind = _judge(rows.get(key), held.get(key, []), scenario)
+        kind = judge(rows.get(key), held.get(key, []), scenario)
         if kind:
             getattr(found, kind).add(key)
     return found
 
 
-def _rows(dsn: str) -> dict[str, _Row]:
+def _rows(dsn: str) -> dict[str, StoredRow]:
     with psycopg.connect(dsn) as connection:
         found = connection.execute("SELECT id, text, version, status = 'published' FROM chunks")
         return {
-            str(key): _Row(key if isinstance(key, int) else str(key), text, version, live)
+            str(key): StoredRow(key if isinstance(key, int) else str(key), text, version, live)
             for key, text, version, live in found
         }
 
@@ -100,7 +102,7 @@ def _points(store: VectorStore) -> dict[str, list[dict[str, Any]]]:
     return groups
 
 
-def _judge(row: _Row | None, held: list[dict[str, Any]], scenario: Scenario) -> str:
+def judge(row: StoredRow | None, held: list[dict[str, Any]], scenario: Scenario) -> str:
     """The kind of difference, or "" when row and points agree."""
     if row is None:
         return "orphans"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,6 +25,7 @@ class VectorStore:
         self._client = httpx.Client(
             base_url=url, headers=headers, timeout=60.0, limits=limits, trust_env=False
         )
+        self._url, self._api_key = url, api_key
         self.collection = collection
         self._path = f"/collections/{collection}"
 
@@ -40,6 +42,10 @@ class VectorStore:
 
     def close(self) -> None:
         self._client.close()
+
+    def sibling(self, collection: str) -> VectorStore:
+        """Another collection of the same server, with connections of its own."""
+        return VectorStore(self._url, collection, api_key=self._api_key)
 
     def create(self, dimensions: int, shards: int, *, optimizers: bool = False) -> None:
         """Create the collection, with an index on the payload key that links to rows."""
@@ -103,6 +109,30 @@ class VectorStore:
             body["filter"] = {"must": [{"key": "section", "match": {"value": section}}]}
         found = self.call("POST", f"{self._path}/points/query", body)
         return list(found["points"])
+
+    def download_snapshot(self, file: Path) -> None:
+        """A collection snapshot as one file; removed from the server again."""
+        made = self.call("POST", f"{self._path}/snapshots?wait=true")
+        path = f"{self._path}/snapshots/{made['name']}"
+        try:
+            with self._client.stream("GET", path) as answer, file.open("wb") as sink:
+                answer.raise_for_status()
+                for piece in answer.iter_bytes(1 << 20):
+                    sink.write(piece)
+        except httpx.HTTPError as error:
+            raise Failed(f"Qdrant did not deliver the snapshot {made['name']}: {error}") from error
+        finally:
+            self.call("DELETE", path)
+
+    def upload_snapshot(self, file: Path) -> None:
+        """Make the collection out of a collection snapshot."""
+        path = f"{self._path}/snapshots/upload?wait=true&priority=snapshot"
+        with file.open("rb") as source:
+            try:
+                answer = self._client.post(path, files={"snapshot": source})
+                answer.raise_for_status()
+            except httpx.HTTPError as error:
+                raise Failed(f"Qdrant did not take the snapshot {file.name}: {error}") from error
 
     def call(self, method: str, path: str, body: object = None) -> Any:
         """One request; returns the answer's `result`."""
