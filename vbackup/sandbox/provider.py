@@ -1,0 +1,138 @@
+"""Servers by version for tests and drills: given ones, containers, or this machine's programs."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Callable
+from types import TracebackType
+from typing import TypeVar
+
+from vbackup.sandbox.containers import docker_answers, postgres_container, qdrant_containers
+from vbackup.sandbox.postgres import PostgresOptions
+from vbackup.sandbox.qdrant import QdrantOptions
+from vbackup.sandbox.qdrant_binary import DEFAULT_VERSION, find_qdrant
+from vbackup.sandbox.sandbox import Options, Sandbox, sweep, throwaway
+from vbackup.sandbox.servers import PostgresServer, QdrantServer, S3Server
+
+_Server = TypeVar("_Server")
+
+
+class Provider:
+    """Starts each kind of server at most once, when first asked for; stops all on exit.
+
+    A given server is used wherever its version fits. Methods raise NotFound when the engine is
+    not on this machine, Failed when it does not start.
+    """
+
+    def __init__(
+        self,
+        *,
+        postgres: PostgresServer | None = None,
+        qdrant: QdrantServer | None = None,
+        s3: S3Server | None = None,
+        containers: bool | None = None,
+    ) -> None:
+        self._given_postgres = postgres
+        self._given_qdrant = qdrant
+        self._given_s3 = s3
+        self._containers = containers
+        self._stack = contextlib.ExitStack()
+        self._started: dict[tuple[object, ...], object] = {}
+
+    def __enter__(self) -> Provider:
+        sweep()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    @property
+    def with_containers(self) -> bool:
+        return docker_answers() if self._containers is None else self._containers
+
+    @property
+    def qdrants(self) -> list[QdrantServer]:
+        """Every Qdrant deployment handed out so far."""
+        return [server for server in self._started.values() if isinstance(server, QdrantServer)]
+
+    def postgres(self, major: int | None = None, *, logical: bool = True) -> PostgresServer:
+        """A server of that major version; None: the given one, else the default."""
+        given = self._given_postgres
+        if given is not None and major in (None, given.major):
+            return given
+        options = PostgresOptions(logical=logical)
+        if major is not None:
+            options = PostgresOptions(major=major, logical=logical)
+
+        def start() -> PostgresServer:
+            if self.with_containers:
+                container = postgres_container(options.major, logical=logical)
+                return self._stack.enter_context(container)
+            return self._sandbox(Options(postgres=options, qdrant=None, s3=False)).postgres
+
+        return self._once(("postgres", options.major, logical), start)
+
+    def qdrant(
+        self,
+        version: str | None = None,
+        nodes: int = 1,
+        *,
+        cluster: bool = False,
+        api_key: bool = False,
+    ) -> QdrantServer:
+        """A deployment of that version and size; None: the given one, else the default."""
+        given = self._given_qdrant
+        if given is not None and _fits(given, version, nodes, cluster, api_key):
+            return self._once(("qdrant", "given"), lambda: given)
+        clustered = cluster or nodes > 1
+        wanted = version or self._default_qdrant()
+        options = QdrantOptions(version=wanted, nodes=nodes, cluster=clustered, api_key=api_key)
+
+        def start() -> QdrantServer:
+            if self.with_containers:
+                key = secrets.token_urlsafe(18) if api_key else None
+                containers = qdrant_containers(wanted, nodes, cluster=clustered, api_key=key)
+                return self._stack.enter_context(containers)
+            return self._sandbox(Options(postgres=None, qdrant=options, s3=False)).qdrant
+
+        return self._once(("qdrant", wanted, nodes, clustered, api_key), start)
+
+    def _default_qdrant(self) -> str:
+        """What $VBACKUP_QDRANT_BIN or PATH holds, where only that one version can be had."""
+        return DEFAULT_VERSION if self.with_containers else find_qdrant().version
+
+    def s3(self) -> S3Server:
+        """An S3 endpoint with a bucket; moto's server unless one was given."""
+        given = self._given_s3
+        if given is not None:
+            return given
+
+        def start() -> S3Server:
+            return self._sandbox(Options(postgres=None, qdrant=None, s3=True)).s3
+
+        return self._once(("s3",), start)
+
+    def _sandbox(self, options: Options) -> Sandbox:
+        return self._stack.enter_context(throwaway(options))
+
+    def _once(self, key: tuple[object, ...], start: Callable[[], _Server]) -> _Server:
+        server = self._started.get(key)
+        if server is None:
+            server = start()
+            self._started[key] = server
+        return server  # type: ignore[return-value]  # one kind of server a key
+
+
+def _fits(
+    given: QdrantServer, version: str | None, nodes: int, cluster: bool, api_key: bool
+) -> bool:
+    if version is None and nodes == 1 and not cluster and not api_key:
+        return True
+    wanted = (version in (None, given.version), nodes == len(given.urls))
+    return all(wanted) and cluster <= given.clustered and api_key <= (given.api_key is not None)
