@@ -1,0 +1,155 @@
+"""Streams rows out of PostgreSQL: COPY, cut into blocks, parsed a column at a time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import compress
+from typing import TypeVar
+
+from psycopg import sql
+
+from vbackup.model.blocks import RowBlock
+from vbackup.model.keys import canonical, composite
+from vbackup.postgres.connection import Connection
+from vbackup.postgres.row_plan import Expression, RowPlan
+
+BLOCK_ROWS = 50_000
+BLOCK_BYTES = 16 * 1024**2
+LOOKUP_KEYS = 10_000
+
+Column = list[str | None]
+_T = TypeVar("_T")
+
+_NULL = "\\N"
+_ESCAPE = re.compile(r"\\(.)", re.DOTALL)
+_ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
+# The shortest text that may be another spelling of a UUID.
+_UUID_LENGTH = 32
+
+
+def stream(connection: Connection, plan: RowPlan, query: sql.Composed) -> Iterator[RowBlock]:
+    """The rows of a query made by this plan, in blocks of up to 50,000 rows."""
+    for text in _copied(connection, query):
+        block = parse(text, plan)
+        if len(block):
+            yield block
+
+
+def looked_up(connection: Connection, plan: RowPlan, keys: Sequence[str]) -> Iterator[RowBlock]:
+    """The rows that have one of these canonical keys."""
+    for start in range(0, len(keys), LOOKUP_KEYS):
+        wanted = keys[start : start + LOOKUP_KEYS]
+        condition = plan.having(wanted)
+        if condition is not None:
+            yield from stream(connection, plan, plan.select(condition))
+
+
+def joined(blocks: Sequence[RowBlock]) -> RowBlock:
+    """One block out of several; a column that only some of them have is filled with what its
+    absence means."""
+    if len(blocks) == 1:
+        return blocks[0]
+    keys = [key for block in blocks for key in block.keys]
+    return RowBlock(
+        keys=keys,
+        versions=_joined([(len(b), b.versions) for b in blocks], None),
+        live=_joined([(len(b), b.live) for b in blocks], True),
+        counts=_joined([(len(b), b.counts) for b in blocks], None),
+        tenants=_joined([(len(b), b.tenants) for b in blocks], None),
+        collections=_joined([(len(b), b.collections) for b in blocks], None),
+    )
+
+
+def _joined(columns: list[tuple[int, Sequence[_T] | None]], absent: _T) -> list[_T] | None:
+    if all(column is None for _, column in columns):
+        return None
+    found: list[_T] = []
+    for length, column in columns:
+        found.extend([absent] * length if column is None else column)
+    return found
+
+
+def _copied(connection: Connection, query: sql.Composed) -> Iterator[str]:
+    """COPY's text output in pieces of whole lines."""
+    rows: list[bytes | bytearray | memoryview] = []
+    size = 0
+    command = sql.SQL("COPY ({}) TO STDOUT").format(query)
+    with connection.cursor() as cursor, cursor.copy(command) as copy:
+        for row in copy:
+            rows.append(row)
+            size += len(row)
+            if len(rows) >= BLOCK_ROWS or size >= BLOCK_BYTES:
+                yield b"".join(rows).decode()
+                rows.clear()
+                size = 0
+    if rows:
+        yield b"".join(rows).decode()
+
+
+def parse(text: str, plan: RowPlan) -> RowBlock:
+    """A block out of whole lines of COPY's text format, in the order of the plan's columns.
+
+    Rows whose key is null are left out.
+    """
+    width = len(plan.columns)
+    cells = text.replace("\n", "\t").split("\t")
+    cells.pop()
+    columns: list[Column] = [_decoded(cells[at::width], text) for at in range(width)]
+    keys, rest = _keys(plan.key, columns[: len(plan.key)]), columns[len(plan.key) :]
+    if None in keys:
+        present = [key is not None for key in keys]
+        keys = list(compress(keys, present))
+        rest = [list(compress(column, present)) for column in rest]
+    return _block([key for key in keys if key is not None], rest, plan)
+
+
+def _block(keys: list[str], rest: list[Column], plan: RowPlan) -> RowBlock:
+    remaining = iter(rest)
+    versions = live = counts = tenants = collections = None
+    if plan.version:
+        versions = _canonical(next(remaining), plan.version)
+    elif plan.identity:
+        versions = next(remaining)
+    if plan.live:
+        live = [value == "t" for value in next(remaining)]
+    if plan.count:
+        counts = [None if value is None else int(value) for value in next(remaining)]
+    if plan.tenant:
+        tenants = _canonical(next(remaining), plan.tenant)
+    if plan.collection:
+        collections = next(remaining)
+    return RowBlock(keys, versions, live, counts, tenants, collections)
+
+
+def _decoded(cells: list[str], text: str) -> Column:
+    """Cells without COPY's escapes; None for null."""
+    if "\\" not in text:
+        return list(cells)
+    return [
+        cell if "\\" not in cell else None if cell == _NULL else _ESCAPE.sub(_unescaped, cell)
+        for cell in cells
+    ]
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    return _ESCAPES.get(found[1], found[1])
+
+
+def _canonical(column: Column, expression: Expression) -> Column:
+    """The column in the spelling that vbackup compares (model.keys)."""
+    if expression.plain:
+        return column
+    if expression.floating:
+        return [None if value is None else canonical(float(value)) for value in column]
+    return [
+        value if value is None or len(value) < _UUID_LENGTH else canonical(value)
+        for value in column
+    ]
+
+
+def _keys(parts: Sequence[Expression], columns: list[Column]) -> Column:
+    spelled = [_canonical(column, part) for part, column in zip(parts, columns, strict=True)]
+    if len(spelled) == 1:
+        return spelled[0]
+    return [composite(values) for values in zip(*spelled, strict=True)]

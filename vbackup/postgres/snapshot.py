@@ -1,0 +1,170 @@
+"""Snapshots held open: views for a reconcile, and candidate watermarks with their locks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+
+from psycopg import sql
+
+from vbackup.errors import Failed
+from vbackup.model.blocks import RowBlock
+from vbackup.model.link import Link, RowSource
+from vbackup.ports import DumpStream
+from vbackup.postgres import feeds, rows
+from vbackup.postgres.connection import Connection, beside, one
+from vbackup.postgres.failures import translated
+from vbackup.postgres.row_plan import RowPlan, plan
+
+BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
+_STATE = """
+SELECT pg_catalog.pg_export_snapshot(), pg_catalog.clock_timestamp(),
+       CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
+            ELSE pg_catalog.pg_current_wal_lsn() END::text
+"""
+
+
+class SnapshotView:
+    """One exported snapshot, held by a session of its own; a RowView.
+
+    Thread-safe: a read that comes while another is under way gets a session that imports the
+    snapshot, so that two streams can be merged.
+    """
+
+    def __init__(self, connection: Connection, *, row_identity: bool = False) -> None:
+        """Take over a session inside `BEGIN`; its first snapshot is taken here."""
+        self._connection = connection
+        self._row_identity = row_identity
+        self._busy = threading.Lock()
+        self._plans: dict[RowSource, RowPlan] = {}
+        name, at, lsn = one(connection, _STATE)
+        if not isinstance(at, datetime):
+            raise Failed("PostgreSQL did not say what time it is")
+        self._snapshot, self._at, self._lsn = str(name), at, str(lsn)
+
+    @property
+    def snapshot(self) -> str:
+        """The exported name, for `pg_dump --snapshot`."""
+        return self._snapshot
+
+    @property
+    def lsn(self) -> str:
+        """The write-ahead log's position; on a standby, what was replayed."""
+        return self._lsn
+
+    @property
+    def at(self) -> datetime:
+        """The server's clock, UTC."""
+        return self._at
+
+    def rows(self, link: Link) -> Iterator[RowBlock]:
+        """Every row of the link, in blocks. Raises Usage for SQL that the server rejects,
+        NotFound, Denied, Refused (row security), Unreachable."""
+        doing = f"reading the rows of link {link.name}"
+        with translated(doing, configured=True), self._session() as connection:
+            for source in link.rows:
+                planned = self._plan(connection, source)
+                yield from rows.stream(connection, planned, planned.select())
+
+    def lookup(self, link: Link, keys: Sequence[str]) -> RowBlock:
+        """The rows with these canonical keys; absent ones are left out."""
+        found: list[RowBlock] = []
+        doing = f"looking up rows of link {link.name}"
+        with translated(doing, configured=True), self._session() as connection:
+            for source in link.rows:
+                planned = self._plan(connection, source)
+                found += rows.looked_up(connection, planned, keys)
+        return rows.joined(found)
+
+    def changed(self, link: Link, base: str) -> RowBlock:
+        """Rows changed since the base, as this snapshot sees them: a superset, never fewer."""
+        doing = f"reading changed rows of link {link.name}"
+        with translated(doing, configured=True), self._session() as connection:
+            planner = self._planner(connection)
+            return rows.joined(list(feeds.changed_rows(connection, link, base, planner)))
+
+    def resolve(self, links: Sequence[Link]) -> None:
+        """Look at every link's tables and expressions, so that a mistake shows before the work."""
+        for link in links:
+            doing = f"reading link {link.name}"
+            with translated(doing, configured=True), self._session() as connection:
+                for source in link.rows:
+                    self._plan(connection, source)
+
+    def close(self) -> None:
+        """End the transaction and the session; also the snapshot's life."""
+        self._connection.close()
+
+    def _planner(self, connection: Connection) -> feeds.Planner:
+        return lambda source: self._plan(connection, source)
+
+    def _plan(self, connection: Connection, source: RowSource) -> RowPlan:
+        if source not in self._plans:
+            self._plans[source] = plan(connection, source, row_identity=self._row_identity)
+        return self._plans[source]
+
+    @contextmanager
+    def _session(self) -> Iterator[Connection]:
+        """The snapshot's own session when it is free, else one that imports the snapshot.
+
+        The own session comes first because it holds its tables' locks: another would queue
+        behind a schema change that in turn waits for those locks.
+        """
+        if self._busy.acquire(blocking=False):
+            try:
+                with _savepoint(self._connection):
+                    yield self._connection
+            finally:
+                self._busy.release()
+            return
+        with self.imported() as connection:
+            yield connection
+
+    @contextmanager
+    def imported(self) -> Iterator[Connection]:
+        """A further session that sees exactly this snapshot."""
+        connection = beside(self._connection)
+        try:
+            connection.execute(BEGIN)
+            connection.execute(
+                sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(self._snapshot))
+            )
+            yield connection
+        finally:
+            connection.close()
+
+
+@contextmanager
+def _savepoint(connection: Connection) -> Iterator[None]:
+    """Keep the transaction, and with it the snapshot, alive through a failed statement or a
+    stream that is given up half way (psycopg cancels its COPY)."""
+    connection.execute("SAVEPOINT vbackup")
+    try:
+        yield
+    except BaseException:
+        if not connection.closed and not connection.broken:
+            connection.execute("ROLLBACK TO SAVEPOINT vbackup")
+        raise
+    connection.execute("RELEASE SAVEPOINT vbackup")
+
+
+class Candidate(SnapshotView):
+    """A candidate watermark: a snapshot whose tables were locked before it was taken."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        dumps: Callable[[Connection, str], Sequence[DumpStream]],
+        *,
+        row_identity: bool = False,
+    ) -> None:
+        super().__init__(connection, row_identity=row_identity)
+        self._dumps = dumps
+
+    def dumps(self) -> Sequence[DumpStream]:
+        """What to dump under this snapshot; the streams may be read in parallel."""
+        with translated("planning the dump"), self._session() as connection:
+            return self._dumps(connection, self._snapshot)
