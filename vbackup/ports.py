@@ -449,6 +449,6 @@ class PointTarget(Protocol):
         """Point aliases (alias, collection) at collections, all in one atomic request."""
         ...
 
-    def reader(self) -> PointReader:
+    def reader(self) -> PointSource:
         """The restored collections, to reconcile them."""
         ...

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from vbackup.model.link import Link
 
+Exactness = Literal["exact", "best-effort", "unlinked"]
 Strategy = Literal["capture", "fence", "lock"]
 JsonObject = dict[str, Any]
 
@@ -37,7 +38,7 @@ class WatermarkRecord:
     lsn: str
     at: datetime
     writers_paused_ms: int = 0
-    exactness: Literal["exact", "best-effort", "unlinked"] = "exact"
+    exactness: Exactness = "exact"
     base: str = ""
     lead_in_seconds: float = 0.0
     candidates: int = 1

@@ -1,0 +1,113 @@
+"""Apply a patch to restored collections: deletes first, then upserts; re-embeds are handed on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import groupby, islice
+from typing import IO
+
+import msgspec
+
+from vbackup.errors import Refused
+from vbackup.model.blocks import Point
+from vbackup.model.manifest import Manifest
+from vbackup.model.patch import Delete, PatchLine, Reembed, Upsert
+from vbackup.ports import PointTarget, Step
+
+BATCH = 500
+RUNAWAY_SHARE = 0.10
+RUNAWAY_FLOOR = 100
+"""Below this many points a patch may delete any share: a tiny collection is no runaway."""
+
+
+@dataclass(slots=True)
+class Applied:
+    """What was done; `reembed` are the lines for the application's indexer."""
+
+    deletes: int = 0
+    upserts: int = 0
+    reembed: list[Reembed] = field(default_factory=list)
+
+    def expected(self) -> dict[str, frozenset[str]]:
+        """By link, the keys whose point is known to be missing."""
+        keys: dict[str, set[str]] = {}
+        for line in self.reembed:
+            keys.setdefault(line.link, set()).add(line.key)
+        return {link: frozenset(found) for link, found in keys.items()}
+
+
+def guard(manifest: Manifest, lines: Iterator[PatchLine]) -> None:
+    """Refuse a patch that would delete more than a tenth of a collection.
+
+    Replaced points do not count: another point of the same row comes in their place."""
+    deletes: Counter[str] = Counter(
+        line.collection for line in lines if isinstance(line, Delete) and line.reason != "replaced"
+    )
+    points = {c.name: c.points for c in manifest.qdrant.collections} if manifest.qdrant else {}
+    for collection, count in deletes.items():
+        if count > max(RUNAWAY_FLOOR, RUNAWAY_SHARE * points.get(collection, 0)):
+            raise Refused(
+                f"the patch of {manifest.id} deletes {count} of {points.get(collection, 0)} points"
+                f" of {collection!r}",
+                hint="look at the links first (vbackup show); --force restores all the same",
+            )
+
+
+def apply_patch(
+    lines: Iterator[PatchLine],
+    names: Mapping[str, str],
+    target: PointTarget,
+    fetch: Callable[[str, list[int | str]], list[Point]],
+    removed: IO[bytes],
+    step: Step,
+) -> Applied:
+    """Apply the patch to the collections in `names` (original to restored).
+
+    Points that are deleted are written to `removed` first, one JSON line each, whole."""
+    done = Applied()
+    for (kind, collection), group in groupby(lines, key=_group):
+        if kind is Reembed:
+            done.reembed += [line for line in group if isinstance(line, Reembed)]
+            continue
+        if collection not in names:
+            continue
+        for batch in _batches(group):
+            if kind is Delete:
+                _delete(batch, names[collection], target, fetch, removed)
+                done.deletes += len(batch)
+            else:
+                target.upsert(names[collection], [_point(line) for line in batch])
+                done.upserts += len(batch)
+            step.advance(len(batch))
+    return done
+
+
+def _group(line: PatchLine) -> tuple[type[PatchLine], str]:
+    return type(line), "" if isinstance(line, Reembed) else line.collection
+
+
+def _delete(
+    batch: list[PatchLine],
+    name: str,
+    target: PointTarget,
+    fetch: Callable[[str, list[int | str]], list[Point]],
+    removed: IO[bytes],
+) -> None:
+    ids = [line.id for line in batch if isinstance(line, Delete)]
+    for point in fetch(name, ids):
+        removed.write(msgspec.json.encode({"collection": name, "point": point}) + b"\n")
+    removed.flush()
+    target.delete(name, ids)
+
+
+def _point(line: PatchLine) -> Point:
+    if not isinstance(line, Upsert):
+        raise TypeError("only upserts are points")
+    return Point(line.id, line.vector, line.payload, line.shard_key)
+
+
+def _batches(lines: Iterator[PatchLine]) -> Iterator[list[PatchLine]]:
+    while batch := list(islice(lines, BATCH)):
+        yield batch

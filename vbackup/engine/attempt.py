@@ -1,0 +1,310 @@
+"""One attempt at a backup: one set of cuts, its watermark, and everything stored under it.
+
+An attempt is kept or thrown away as a whole: when a shard stream breaks after the watermark
+was chosen, the next attempt cuts again and its watermark moves along. Chunks that are already
+stored make that cheap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vbackup.engine.authority import Authority
+from vbackup.engine.capture import Capturer, ImageStore
+from vbackup.engine.cuts import ShardCuts, follow
+from vbackup.engine.links import Target
+from vbackup.engine.patchfile import PatchFile
+from vbackup.engine.watermark import Chosen, WatermarkOptions, WatermarkSearch, keyed
+from vbackup.errors import VbackupError
+from vbackup.model.finding import LinkReport
+from vbackup.model.manifest import (
+    Artifact,
+    CollectionPart,
+    DumpArtifact,
+    Exactness,
+    PatchPart,
+    PostgresPart,
+    QdrantPart,
+    ShardPart,
+    WatermarkRecord,
+)
+from vbackup.ports import (
+    BackupWriter,
+    Clock,
+    DumpStream,
+    PointSource,
+    PointStoreFacts,
+    RecordSource,
+    Reporter,
+    ShardRef,
+    ShardSpool,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BackupOptions:
+    """What a backup is told: configuration and flags. `capture_memory` is bytes."""
+
+    watermark: WatermarkOptions = field(default_factory=WatermarkOptions)
+    collections: tuple[str, ...] = ("*",)
+    jobs: int = 2
+    capture_memory: int = 64 * 1024**2
+    work_dir: Path | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The live stores. `points` is None for PostgreSQL alone (pgvector)."""
+
+    records: RecordSource
+    points: PointSource | None
+
+
+class ShardLost(VbackupError):
+    """A shard stream broke after its cut was relied on: the watermark has to move."""
+
+
+class Attempt:
+    """Runs once; then `record`, `postgres`, `qdrant` and `patch` describe what was stored."""
+
+    record: WatermarkRecord
+    postgres: PostgresPart
+    qdrant: QdrantPart | None = None
+    patch: PatchPart = PatchPart()
+
+    def __init__(
+        self,
+        pair: Pair,
+        writer: BackupWriter,
+        options: BackupOptions,
+        directory: Path,
+        reporter: Reporter,
+        clock: Clock,
+    ) -> None:
+        self._pair = pair
+        self._writer = writer
+        self._options = options
+        self._directory = directory
+        self._reporter = reporter
+        self._clock = clock
+        self._store: PointStoreFacts | None = (
+            pair.points.facts(options.collections) if pair.points else None
+        )
+        self.reports: list[LinkReport] = []
+        self.warnings: list[str] = []
+
+    def collection_names(self) -> dict[str, tuple[str, ...]]:
+        """The collections of the backup and their aliases."""
+        return {c.name: c.aliases for c in self._store.collections} if self._store else {}
+
+    def run(self, targets: Sequence[Target]) -> None:
+        """Cut, find the watermark, store both sides, compare, store the patch."""
+        self._directory.mkdir(parents=True)
+        with ExitStack() as stack:
+            images = ImageStore(self._directory / "images", self._options.capture_memory)
+            stack.callback(images.close)
+            patch = PatchFile(self._directory / "patch")
+            stack.callback(patch.close)
+            cuts = self._cuts()
+            with self._reporter.step("find the watermark", unit="candidates"):
+                chosen = self._search(cuts, images, targets)
+            stack.callback(chosen.watermark.close)
+            with ThreadPoolExecutor(self._options.jobs + 2, "store") as pool:
+                shards = [pool.submit(self._store_shard, spool) for spool in cuts.spools]
+                dumps = [pool.submit(self._store_dump, d) for d in chosen.watermark.dumps()]
+                try:
+                    digests = self._compare(chosen, cuts, images, patch, targets, dumps)
+                    stored = [one.result() for one in shards]
+                    dumped = [one.result() for one in dumps]
+                except BaseException:
+                    _cancel(shards)
+                    _cancel(dumps)
+                    raise
+            self.record = self._record(chosen, targets)
+            self.postgres = self._postgres(dumped)
+            self.qdrant = self._qdrant(stored)
+            self.patch = self._store_patch(patch, digests)
+
+    # ------------------------------------------------------------ watermark
+
+    def _cuts(self) -> ShardCuts:
+        shards = [s for c in self._store.collections for s in c.shards] if self._store else []
+        return ShardCuts(self._spool, shards, self._directory / "shards", self._clock)
+
+    def _spool(self, shard: ShardRef, directory: Path) -> ShardSpool:
+        if self._pair.points is None:
+            raise RuntimeError("a shard without a point store")
+        return self._pair.points.spool(shard, directory)
+
+    def _search(self, cuts: ShardCuts, images: ImageStore, targets: Sequence[Target]) -> Chosen:
+        options = self._options.watermark
+        capturer = Capturer(
+            records=self._pair.records,
+            points=self._pair.points,
+            targets=keyed(targets) if self._pair.points else [],
+            images=images,
+            clock=self._clock,
+            base=self._pair.records.change_base(),
+            settle_lag=options.lead_in,
+        )
+        search = WatermarkSearch(
+            self._pair.records, capturer, cuts, options, self._reporter, self._clock
+        )
+        chosen = search.run()
+        self._reporter.note(
+            "watermark",
+            lsn=chosen.watermark.lsn,
+            at=chosen.watermark.at.isoformat(),
+            strategy=chosen.strategy,
+            candidates=chosen.candidates,
+            lost=chosen.lost,
+            captured=images.count(),
+            paused_ms=chosen.paused_ms,
+        )
+        return chosen
+
+    # ------------------------------------------------------------ storing
+
+    def _store_shard(self, spool: ShardSpool) -> ShardPart:
+        ref = spool.ref
+        name = f"qdrant/{ref.collection}/{ref.id}"
+        with self._reporter.step(f"store {ref.collection} shard {ref.id}") as step:
+            try:
+                artifact = self._writer.add(name, follow(spool), step=step)
+            except VbackupError as error:
+                if spool.error is None:
+                    raise
+                raise ShardLost(error.message, hint=error.hint, retryable=True) from error
+        return ShardPart(
+            id=ref.id,
+            key=ref.key,
+            artifact=artifact,
+            requested_at=spool.requested_at,
+            cut_at=spool.cut_at or spool.requested_at,
+            node=ref.node,
+        )
+
+    def _store_dump(self, dump: DumpStream) -> DumpArtifact:
+        total = dump.bytes_estimate or None
+        with self._reporter.step(f"dump {dump.table or dump.kind}", total=total) as step:
+            artifact = self._writer.add(f"postgres/{dump.name}", dump.open(), step=step)
+        return DumpArtifact(dump.kind, artifact, dump.table, dump.rows_estimate)
+
+    def _store_patch(self, patch: PatchFile, digests: dict[str, str]) -> PatchPart:
+        artifact: Artifact | None = None
+        if not patch.empty:
+            with self._reporter.step("store the patch") as step:
+                artifact = self._writer.add("patch", patch.stream(), step=step)
+        return PatchPart(
+            artifact=artifact,
+            upserts=patch.upserts,
+            deletes=patch.deletes,
+            reembed=patch.reembeds,
+            reasons=dict(patch.reasons),
+            rows_digest=digests,
+        )
+
+    # ------------------------------------------------------------ comparing
+
+    def _compare(
+        self,
+        chosen: Chosen,
+        cuts: ShardCuts,
+        images: ImageStore,
+        patch: PatchFile,
+        targets: Sequence[Target],
+        dumps: Sequence[Future[DumpArtifact]],
+    ) -> dict[str, str]:
+        """The authority: every linked row under the watermark against the shard snapshots."""
+        if not self._pair.points or not targets:
+            return {}
+        for spool in cuts.spools:
+            spool.done.wait()
+        if (lost := cuts.lost()) and lost.error:
+            raise ShardLost(str(lost.error), retryable=True) from lost.error
+        linked = {collection for target in targets for collection in target.collections}
+        spools = [spool for spool in cuts.spools if spool.ref.collection in linked]
+        with self._pair.points.offline(spools, self._directory / "offline") as offline:
+            authority = Authority(
+                rows=chosen.watermark,
+                offline=offline,
+                live=self._pair.points,
+                images=images,
+                patch=patch,
+                workdir=self._directory,
+                changed=chosen.changed,
+            )
+            for target in targets:
+                with self._reporter.step(f"compare {target.link.name}", unit="items") as step:
+                    self.reports.append(authority.run(target, step))
+            for dump in dumps:
+                dump.exception()
+            authority.retry(targets)
+        return authority.digests
+
+    # ------------------------------------------------------------ describing
+
+    def _record(self, chosen: Chosen, targets: Sequence[Target]) -> WatermarkRecord:
+        if not targets:
+            exactness: Exactness = "unlinked"
+        elif all(target.link.keyed for target in targets):
+            exactness = "exact"
+        else:
+            exactness = "best-effort"
+        return WatermarkRecord(
+            strategy=chosen.strategy,
+            snapshot=chosen.watermark.snapshot,
+            lsn=chosen.watermark.lsn,
+            at=chosen.watermark.at,
+            writers_paused_ms=chosen.paused_ms,
+            exactness=exactness,
+            base=chosen.base,
+            lead_in_seconds=chosen.lead_in,
+            candidates=chosen.candidates,
+            lost=chosen.lost,
+            notes=chosen.notes,
+        )
+
+    def _postgres(self, dumps: list[DumpArtifact]) -> PostgresPart:
+        return PostgresPart(
+            facts=self._pair.records.facts(),
+            client_version=self._pair.records.client_version,
+            dumps=tuple(dumps),
+            bytes=sum(dump.artifact.length for dump in dumps),
+        )
+
+    def _qdrant(self, shards: list[ShardPart]) -> QdrantPart | None:
+        if self._store is None:
+            return None
+        by_collection: dict[str, list[ShardPart]] = {}
+        refs = [shard for facts in self._store.collections for shard in facts.shards]
+        for ref, part in zip(refs, shards, strict=True):
+            by_collection.setdefault(ref.collection, []).append(part)
+        return QdrantPart(
+            server_version=self._store.server_version,
+            nodes=len(self._store.nodes),
+            collections=tuple(
+                CollectionPart(
+                    name=facts.name,
+                    config=facts.config,
+                    payload_schema=facts.payload_schema,
+                    aliases=facts.aliases,
+                    shards=tuple(by_collection.get(facts.name, [])),
+                    points=facts.points,
+                    bytes=sum(s.artifact.length for s in by_collection.get(facts.name, [])),
+                    custom_sharding=facts.custom_sharding,
+                )
+                for facts in self._store.collections
+            ),
+        )
+
+
+def _cancel(futures: Sequence[Future[Any]]) -> None:
+    for future in futures:
+        future.cancel()

@@ -1,0 +1,240 @@
+"""The authority: what the shard snapshots hold, compared with every row at the watermark.
+
+Whatever the capture did or missed, this decides: a point stays only when it carries the
+version its row has at the watermark. Everything else is replaced by a captured image (or by
+one late look at the live store, when the live point still is that version), or deleted, and
+a live row that ends without its point goes on the re-embed list. So nothing here rests on
+the order of writes, on index lag or on the change feed (docs/guarantees.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby, islice
+from pathlib import Path
+from typing import TypeVar
+
+from vbackup.engine.capture import (
+    Image,
+    ImageStore,
+    common_version,
+    fetch_images,
+    normal,
+    version_of,
+)
+from vbackup.engine.compare import Comparison
+from vbackup.engine.links import Target
+from vbackup.engine.patchfile import PatchFile
+from vbackup.engine.versions import later
+from vbackup.model.finding import Finding, LinkReport
+from vbackup.model.patch import Delete, DeleteReason, Reembed, ReembedReason, Upsert
+from vbackup.ports import PointReader, PointSource, RowReader, Step
+
+_T = TypeVar("_T")
+
+BATCH = 1_000
+"""Findings decided at once: the size of a lookup of rows and of a late fetch."""
+
+_DELETE: dict[str, DeleteReason] = {
+    "orphan": "orphan",
+    "not_live": "not_live",
+    "stale": "stale",
+    "ahead": "ahead",
+}
+
+
+@dataclass(slots=True)
+class _Row:
+    """A live row whose points are not as they should be."""
+
+    key: str
+    version: str | None
+    count: int | None
+    tenant: str | None
+    findings: list[Finding]
+
+
+@dataclass(slots=True)
+class Authority:
+    """Compares one link after the other and writes the patch."""
+
+    rows: RowReader
+    offline: PointReader
+    live: PointSource
+    images: ImageStore
+    patch: PatchFile
+    workdir: Path
+    changed: dict[str, frozenset[str]]
+    digests: dict[str, str] = field(default_factory=dict)
+
+    def run(self, target: Target, step: Step) -> LinkReport:
+        """Compare one link under the watermark and add what it needs to the patch."""
+        link = target.link
+        comparison = Comparison(link, self.workdir / f"compare-{len(self.digests)}")
+        try:
+            for block in self.rows.rows(link):
+                comparison.add_rows(block)
+                step.advance(len(block))
+            for collection in target.collections:
+                for points in self.offline.points(link, collection):
+                    comparison.add_points(collection, points)
+                    step.advance(len(points))
+            result = comparison.finish()
+            for batch in _batches(result.findings, BATCH):
+                self._decide(target, batch)
+            self.digests[link.name] = result.digest
+            return result.report
+        finally:
+            comparison.close()
+
+    def retry(self, targets: Sequence[Target]) -> None:
+        """Look once more for the points of rows that are to be re-embedded: the dump took time,
+        and an indexer that was late may have written them by now, still in that version."""
+        by_name = {target.link.name: target for target in targets}
+        for name, group in groupby(self.patch.take_reembeds(), key=lambda line: line.link):
+            for batch in _batches(group, BATCH):
+                self._late(
+                    by_name[name], [_Row(r.key, r.version, None, r.tenant, []) for r in batch]
+                )
+
+    # ------------------------------------------------------------ deciding
+
+    def _decide(self, target: Target, findings: Sequence[Finding]) -> None:
+        link = target.link
+        broken: dict[str, list[Finding]] = {}
+        for finding in findings:
+            if finding.kind in {"orphan", "not_live"}:
+                if finding.kind == "orphan" or link.not_live == "delete":
+                    self._delete(finding)
+            elif finding.kind in {"missing", "stale", "ahead", "wrong_count"} and finding.key:
+                broken.setdefault(finding.key, []).append(finding)
+        if broken:
+            self._mend(target, broken)
+
+    def _mend(self, target: Target, broken: dict[str, list[Finding]]) -> None:
+        late: list[_Row] = []
+        for row in self._rows_of(target, broken):
+            images = self._captured(target, row)
+            if images is None:
+                late.append(row)
+            else:
+                self._replace(target, row, images)
+        if late:
+            self._late(target, late)
+
+    def _rows_of(self, target: Target, broken: dict[str, list[Finding]]) -> Iterator[_Row]:
+        block = self.rows.lookup(target.link, list(broken))
+        for at, key in enumerate(block.keys):
+            yield _Row(
+                key,
+                block.versions[at] if block.versions is not None else None,
+                block.counts[at] if block.counts is not None else None,
+                block.tenants[at] if block.tenants is not None else None,
+                broken[key],
+            )
+
+    def _captured(self, target: Target, row: _Row) -> list[Image] | None:
+        if row.version is None:
+            return None
+        return self.images.get(target.link.name, row.key, normal(row.version) or "")
+
+    def _late(self, target: Target, rows: Sequence[_Row]) -> None:
+        """One look at the live store; a point that still is the row's version is as good as a
+        captured one."""
+        found = fetch_images(self.live, target, [row.key for row in rows])
+        for row in rows:
+            images = found[row.key]
+            if self._fits(target, row, images):
+                self._replace(target, row, images)
+            else:
+                self._give_up(target, row, images)
+
+    def _fits(self, target: Target, row: _Row, images: Sequence[Image]) -> bool:
+        if row.version is None or common_version(target.link, images) != normal(row.version):
+            return False
+        if target.link.cardinality == "one":
+            return True
+        # A set without a known size may still be growing: only a count proves it complete.
+        return row.count is not None and len(images) == row.count
+
+    # ------------------------------------------------------------ writing
+
+    def _replace(self, target: Target, row: _Row, images: Sequence[Image]) -> None:
+        places = {(image.collection, image.point.id) for image in images}
+        for finding in row.findings:
+            if finding.point is not None and (finding.collection, finding.point) not in places:
+                self._delete(finding, "replaced")
+        if target.link.cardinality == "many" and row.findings:
+            self._delete_rest(target, row, places)
+        for image in images:
+            self.patch.add(
+                Upsert(
+                    collection=image.collection,
+                    link=target.link.name,
+                    key=row.key,
+                    version=row.version,
+                    id=image.point.id,
+                    vector=image.point.vector,
+                    payload=image.point.payload,
+                    shard_key=image.point.shard_key,
+                )
+            )
+
+    def _delete_rest(self, target: Target, row: _Row, places: set[tuple[str, int | str]]) -> None:
+        """Points of the right version that the complete set does not have (ids were reused)."""
+        named = {(f.collection, f.point) for f in row.findings if f.point is not None}
+        for collection in target.collections:
+            for point in self.offline.owned(target.link, collection, [row.key]).ids:
+                if (collection, point) not in places and (collection, point) not in named:
+                    self.patch.add(Delete(collection, target.link.name, row.key, point, "replaced"))
+
+    def _give_up(self, target: Target, row: _Row, images: Sequence[Image]) -> None:
+        for finding in row.findings:
+            if finding.kind in _DELETE:
+                self._delete(finding)
+        self.patch.add(
+            Reembed(
+                link=target.link.name,
+                key=row.key,
+                version=row.version,
+                tenant=row.tenant,
+                reason=self._reason(target, row, images),
+            )
+        )
+
+    def _reason(self, target: Target, row: _Row, images: Sequence[Image]) -> ReembedReason:
+        if row.version is None or not target.link.keyed:
+            return "unverifiable"
+        if row.key not in self.changed.get(target.link.name, frozenset()):
+            return "drift"
+        versions = {version_of(target.link, image.point) for image in images}
+        if normal(row.version) in versions:
+            return "incomplete"
+        if any(version and later(_plain(version), _plain(row.version)) for version in versions):
+            return "overtaken"
+        return "unindexed"
+
+    def _delete(self, finding: Finding, reason: DeleteReason | None = None) -> None:
+        if finding.point is None:
+            return
+        self.patch.add(
+            Delete(
+                collection=finding.collection,
+                link=finding.link,
+                key=finding.key,
+                id=finding.point,
+                reason=reason or _DELETE[finding.kind],
+            )
+        )
+
+
+def _plain(version: str) -> str:
+    """A version that has an order as a number: instants compare as microseconds."""
+    return (normal(version) or "").removeprefix("@")
+
+
+def _batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
+    stream = iter(items)
+    while batch := list(islice(stream, size)):
+        yield batch

@@ -1,0 +1,227 @@
+"""Capture: keep the images of points that change while shards are being cut.
+
+A shard is cut a moment before the watermark, so rows that change in between have points
+that the shard snapshot lacks or holds in an older version. The capturer follows the change
+feed and fetches those points from the live store, each kept under the version that the
+point itself says. It never decides what is right: the comparison under the watermark does
+(`engine.authority`). A row that capture misses ends on the re-embed list, never wrong.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from vbackup.engine.links import Target
+from vbackup.engine.versions import microseconds
+from vbackup.model.blocks import Point, RowBlock
+from vbackup.model.keys import canonical
+from vbackup.model.link import Link
+from vbackup.ports import Clock, PointSource, RecordSource
+
+WANTED_LIMIT = 200_000
+"""Rows that may be waited for at once: a bulk update beyond this goes to the late fetch."""
+
+POLL_BATCH = 2_000
+"""Rows whose points one poll asks for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A captured point and where it lives."""
+
+    collection: str
+    point: Point
+
+
+def version_of(link: Link, point: Point) -> str | None:
+    """The version a point says it has; None when the link or the payload does not say."""
+    return normal(canonical(link.version.extract(point.payload))) if link.version else None
+
+
+def normal(version: str | None) -> str | None:
+    """One spelling for equal versions, as the comparison sees them: a timestamp is an instant."""
+    if version is None or (instant := microseconds(version)) is None:
+        return version
+    return f"@{instant}"
+
+
+class ImageStore:
+    """Captured images by (link, key, version), on disk: memory stays flat however many come.
+
+    SQLite without journal or sync: the file lives as long as one backup and a crash needs
+    nothing of it. One thread writes; readers wait for it."""
+
+    def __init__(self, path: Path, memory: int) -> None:
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._db.execute("PRAGMA journal_mode=OFF")
+        self._db.execute("PRAGMA synchronous=OFF")
+        self._db.execute(f"PRAGMA cache_size=-{max(memory // 1024, 2048)}")
+        self._db.execute(
+            "CREATE TABLE image (link TEXT, key TEXT, version TEXT, points BLOB,"
+            " PRIMARY KEY (link, key, version)) WITHOUT ROWID"
+        )
+        self._encode = msgspec.json.Encoder().encode
+        self._decode = msgspec.json.Decoder(list[Image]).decode
+
+    def put(self, link: str, key: str, version: str, images: Sequence[Image]) -> None:
+        """Keep one complete set of points of one row version."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO image VALUES (?, ?, ?, ?)",
+            (link, key, version, self._encode(list(images))),
+        )
+
+    def has(self, link: str, key: str, version: str) -> bool:
+        """Whether this version of the row is captured."""
+        found = self._db.execute(
+            "SELECT 1 FROM image WHERE link = ? AND key = ? AND version = ?", (link, key, version)
+        )
+        return found.fetchone() is not None
+
+    def get(self, link: str, key: str, version: str) -> list[Image] | None:
+        """The points of this row version, or None."""
+        found = self._db.execute(
+            "SELECT points FROM image WHERE link = ? AND key = ? AND version = ?",
+            (link, key, version),
+        ).fetchone()
+        return self._decode(found[0]) if found else None
+
+    def count(self) -> int:
+        """Row versions captured."""
+        return int(self._db.execute("SELECT count(*) FROM image").fetchone()[0])
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._db.close()
+
+
+@dataclass(slots=True)
+class Wanted:
+    """A live row version whose points are not captured yet."""
+
+    version: str
+    count: int | None
+    since: float
+    seen: frozenset[tuple[str, str]] = frozenset()
+    seen_at: float = 0.0
+
+
+@dataclass(slots=True)
+class Capturer:
+    """Follows the change feed from `base` and captures the points of changed rows.
+
+    Only keyed links take part: without a version on both sides nothing says which row
+    version an image belongs to (see `engine.identity` for those)."""
+
+    records: RecordSource
+    points: PointSource | None
+    targets: Sequence[Target]
+    images: ImageStore
+    clock: Clock
+    base: str
+    settle_lag: float
+    wanted: dict[tuple[str, str], Wanted] = field(default_factory=dict)
+    overflowed: bool = False
+
+    def tick(self) -> None:
+        """Read what changed since the last tick, then look for points."""
+        links = [target.link for target in self.targets]
+        if not links:
+            return
+        changed, self.base = self.records.changed(links, self.base)
+        for link in links:
+            self.want(link, changed[link.name])
+        self.poll()
+
+    def want(self, link: Link, block: RowBlock) -> list[tuple[str, Wanted]]:
+        """Ask for the live rows of a block that are not captured; returns them with keys."""
+        asked: list[tuple[str, Wanted]] = []
+        now = self.clock.monotonic()
+        for key, version, count in live_versions(block):
+            slot = (link.name, key)
+            if self.images.has(link.name, key, version):
+                if (held := self.wanted.get(slot)) and held.version == version:
+                    del self.wanted[slot]
+                continue
+            wanted = Wanted(version, count, now)
+            asked.append((key, wanted))
+            held = self.wanted.get(slot)
+            if held and held.version == version:
+                continue
+            if len(self.wanted) >= WANTED_LIMIT and not held:
+                self.overflowed = True
+                continue
+            self.wanted[slot] = wanted
+        return asked
+
+    def poll(self) -> int:
+        """Fetch the points of wanted rows from the live store; how many became captured."""
+        before = len(self.wanted)
+        for target in self.targets:
+            keys = [key for name, key in self.wanted if name == target.link.name][:POLL_BATCH]
+            if keys:
+                self._capture(target, keys)
+        return before - len(self.wanted)
+
+    def _capture(self, target: Target, keys: Sequence[str]) -> None:
+        link = target.link
+        if self.points is None:
+            return
+        for key, images in fetch_images(self.points, target, keys).items():
+            slot = (link.name, key)
+            wanted = self.wanted.pop(slot)
+            if not self._accept(link, key, images, wanted):
+                # Back to the end of the line, so that a poll with many wanted rows moves on.
+                self.wanted[slot] = wanted
+
+    def _accept(self, link: Link, key: str, images: list[Image], wanted: Wanted) -> bool:
+        version = common_version(link, images)
+        if version is None:
+            return False
+        if link.cardinality == "many" and not self._complete(images, version, wanted):
+            return False
+        self.images.put(link.name, key, version, images)
+        return version == wanted.version
+
+    def _complete(self, images: list[Image], version: str, wanted: Wanted) -> bool:
+        """Whether a set of points is all of them: by the row's count, or because a fetch a lag
+        later finds the same set."""
+        if wanted.count is not None and version == wanted.version:
+            return len(images) == wanted.count
+        names = frozenset((image.collection, f"{image.point.id}@{version}") for image in images)
+        now = self.clock.monotonic()
+        if names != wanted.seen:
+            wanted.seen, wanted.seen_at = names, now
+            return False
+        return now - wanted.seen_at >= self.settle_lag
+
+
+def live_versions(block: RowBlock) -> Iterator[tuple[str, str, int | None]]:
+    """(key, version, count) of the live rows of a block that say their version."""
+    if block.versions is None:
+        return
+    for at, (key, said) in enumerate(zip(block.keys, block.versions, strict=True)):
+        version = normal(said)
+        if version is not None and (block.live is None or block.live[at]):
+            yield key, version, block.counts[at] if block.counts is not None else None
+
+
+def common_version(link: Link, images: Iterable[Image]) -> str | None:
+    """The one version that all points say; None when there are several, none, or no points."""
+    versions = {version_of(link, image.point) for image in images}
+    return versions.pop() if len(versions) == 1 else None
+
+
+def fetch_images(
+    points: PointSource, target: Target, keys: Sequence[str]
+) -> dict[str, list[Image]]:
+    """The live points of these rows in all collections of the link; [] where there are none."""
+    found: dict[str, list[Image]] = {key: [] for key in keys}
+    for collection in target.collections:
+        for key, here in points.fetch(target.link, collection, keys).items():
+            found[key] += [Image(collection, point) for point in here]
+    return found

@@ -1,0 +1,94 @@
+"""Cuts: every shard of the pair, streaming into local files, each cut at its own instant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from vbackup.errors import Failed
+from vbackup.ports import Clock, ShardRef, ShardSpool
+
+FOLLOW_BLOCK = 1 << 20
+CUT_TRIES = 3
+POLL_SECONDS = 0.05
+
+
+class ShardCuts:
+    """All shard streams of one backup. A stream that fails before its cut is started again."""
+
+    def __init__(
+        self,
+        spool: Callable[[ShardRef, Path], ShardSpool],
+        shards: Sequence[ShardRef],
+        directory: Path,
+        clock: Clock,
+    ) -> None:
+        self._spool = spool
+        self._shards = shards
+        self._directory = directory
+        self._clock = clock
+        self._tries: dict[int, int] = {}
+        self.spools: list[ShardSpool] = []
+
+    def request(self) -> None:
+        """Ask for all shard streams at once; returns without waiting for any."""
+        for number, shard in enumerate(self._shards):
+            self.spools.append(self._start(number, shard))
+
+    def all_cut(self) -> bool:
+        """Whether every shard has cut. A stream that failed on the way is requested anew.
+
+        Raises the stream's error when it failed CUT_TRIES times."""
+        ready = True
+        for number, spool in enumerate(self.spools):
+            if spool.error:
+                self._again(number, spool.error)
+                ready = False
+            elif not spool.cut.is_set():
+                ready = False
+        return ready
+
+    def wait_cut(self) -> None:
+        """Return once every shard has cut."""
+        while not self.all_cut():
+            self._clock.sleep(POLL_SECONDS)
+
+    def _again(self, number: int, error: Exception) -> None:
+        if self._tries[number] >= CUT_TRIES:
+            raise error
+        self.spools[number] = self._start(number, self._shards[number])
+
+    def _start(self, number: int, shard: ShardRef) -> ShardSpool:
+        self._tries[number] = self._tries.get(number, 0) + 1
+        directory = self._directory / f"{number:04d}-{self._tries[number]}"
+        directory.mkdir(parents=True)
+        return self._spool(shard, directory)
+
+    def lost(self) -> ShardSpool | None:
+        """A stream that failed after its cut was relied on; then the watermark must move."""
+        return next((spool for spool in self.spools if spool.error), None)
+
+
+def follow(spool: ShardSpool) -> Iterator[bytes]:
+    """The bytes of a spool while it grows; raises its error instead of ending short."""
+    position = 0
+    with spool.path.open("rb") as file:
+        while True:
+            finished = spool.done.is_set()
+            block = file.read(FOLLOW_BLOCK)
+            if block:
+                position += len(block)
+                yield block
+                continue
+            if not finished:
+                spool.done.wait(POLL_SECONDS)
+                continue
+            if spool.error:
+                raise spool.error
+            if position != spool.length:
+                raise Failed(
+                    f"shard {spool.ref.id} of {spool.ref.collection!r}: the spool file holds"
+                    f" {position} bytes, {spool.length} were received",
+                    hint="is something else writing to the work directory?",
+                )
+            return

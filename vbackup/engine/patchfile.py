@@ -1,0 +1,74 @@
+"""The patch while it is being made: three spill files, in the order a restore applies them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from vbackup.model.patch import Delete, PatchLine, Reembed, Upsert, decode, encode
+
+READ_BLOCK = 1 << 20
+
+
+class PatchFile:
+    """Collects patch lines on disk and streams them out: deletes, upserts, re-embeds."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True)
+        self._directory = directory
+        self._files: dict[type[PatchLine], IO[bytes]] = {
+            kind: (directory / f"{kind.__name__.lower()}.jsonl").open("w+b")
+            for kind in (Delete, Upsert, Reembed)
+        }
+        self.upserts = 0
+        self.deletes = 0
+        self.reembeds = 0
+        self.reasons: Counter[str] = Counter()
+
+    def add(self, line: PatchLine) -> None:
+        """Append one line."""
+        self._files[type(line)].write(encode(line))
+        match line:
+            case Delete():
+                self.deletes += 1
+            case Upsert():
+                self.upserts += 1
+            case Reembed():
+                self.reembeds += 1
+                self.reasons[line.reason] += 1
+
+    @property
+    def empty(self) -> bool:
+        """Whether the shard snapshots already are the state at the watermark."""
+        return self.upserts + self.deletes + self.reembeds == 0
+
+    def take_reembeds(self) -> list[Reembed]:
+        """Remove and return the re-embed lines collected so far, to decide them again."""
+        file = self._files[Reembed]
+        file.seek(0)
+        lines = [line for line in decode(_blocks(file)) if isinstance(line, Reembed)]
+        file.seek(0)
+        file.truncate()
+        self.reembeds = 0
+        self.reasons.clear()
+        return lines
+
+    def stream(self) -> Iterator[bytes]:
+        """The whole patch, as it is stored."""
+        for kind in (Delete, Upsert, Reembed):
+            file = self._files[kind]
+            file.flush()
+            file.seek(0)
+            yield from _blocks(file)
+
+    def close(self) -> None:
+        """Let go of the files."""
+        for file in self._files.values():
+            file.close()
+
+
+def _blocks(file: IO[bytes]) -> Iterator[bytes]:
+    while block := file.read(READ_BLOCK):
+        yield block

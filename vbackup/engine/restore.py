@@ -1,0 +1,235 @@
+"""Restore one pair beside the live one, and prove it.
+
+`Restore.run` is the runbook: everything that could fail is asked first, then both sides load
+at once, the patch is applied, and a full reconcile says whether rows and points agree. A
+restore that fails takes away what it created. `engine.switch` puts a proven pair in place.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vbackup.engine.apply import Applied, apply_patch, guard
+from vbackup.engine.reconcile import ReconcileResult, reconcile_restored
+from vbackup.engine.renamed import RenamedPoints
+from vbackup.engine.restoreplan import RestoreOptions, RestorePlan, plan_restore
+from vbackup.errors import Refused, VbackupError
+from vbackup.model.blocks import Point
+from vbackup.model.link import Link
+from vbackup.model.manifest import CollectionPart, Manifest
+from vbackup.model.patch import PatchLine, decode
+from vbackup.ports import Clock, PointTarget, RecordTarget, Reporter, Repository
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreSettings:
+    """Where a restore works and how long it waits (seconds)."""
+
+    work_dir: Path | None = None
+    settle_timeout: float = 3600.0
+    removed_file: Path | None = None
+
+
+@dataclass(slots=True)
+class RestoreResult:
+    """What was restored. `reconcile` is None when only one side was."""
+
+    plan: RestorePlan
+    applied: Applied
+    reconcile: ReconcileResult | None
+    rto_seconds: float
+    points: dict[str, int] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def clean(self) -> bool:
+        """Whether rows and points agree (or were not compared)."""
+        return self.reconcile is None or self.reconcile.clean
+
+
+@dataclass(slots=True)
+class Restore:
+    """One restore. A side that is not restored may be None."""
+
+    repository: Repository
+    records: RecordTarget | None
+    points: PointTarget | None
+    settings: RestoreSettings
+    reporter: Reporter
+    clock: Clock
+    links: Sequence[Link] | None = None
+    ignore: Sequence[str] | None = None
+
+    def plan(self, backup_id: str, options: RestoreOptions) -> RestorePlan:
+        """The plan, checked against the target servers. Nothing is changed.
+
+        Raises Refused with everything that stands in the way."""
+        manifest = self.repository.load(backup_id)
+        plan = plan_restore(manifest, options)
+        problems = self._preflight(plan)
+        if problems:
+            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            raise Refused(
+                f"the restore of {manifest.id} cannot start: {problems[0]}{more}",
+                hint="; ".join(problems[1:]) or "nothing was changed; see vbackup restore --plan",
+            )
+        if plan.names and not options.force:
+            guard(manifest, self._patch(manifest))
+        return plan
+
+    def run(self, plan: RestorePlan, options: RestoreOptions) -> RestoreResult:
+        """Restore by the plan. What it created is dropped again when it fails."""
+        started = self.clock.monotonic()
+        result = RestoreResult(plan, Applied(), None, 0.0)
+        undo: list[Callable[[], None]] = []
+        try:
+            with ThreadPoolExecutor(2, "restore") as pool:
+                database = pool.submit(self._load, plan, result, undo)
+                collections = pool.submit(self._recover, plan, undo)
+                database.result()
+                collections.result()
+            self._patch_points(plan, result)
+            self._settle(plan, result)
+            result.reconcile = self._reconcile(plan, result)
+            self._aliases(plan, result)
+        except BaseException:
+            if not options.keep_failed:
+                self._undo(undo)
+            raise
+        result.rto_seconds = self.clock.monotonic() - started
+        return result
+
+    # ------------------------------------------------------------ before
+
+    def _preflight(self, plan: RestorePlan) -> list[str]:
+        problems: list[str] = []
+        if plan.database is not None and self.records:
+            problems += self.records.preflight(plan.manifest.postgres, plan.database)
+        for part in plan.parts:
+            if self.points:
+                problems += self.points.preflight(part, plan.names[part.name], existing=False)
+        return problems
+
+    # ------------------------------------------------------------ loading
+
+    def _load(
+        self, plan: RestorePlan, result: RestoreResult, undo: list[Callable[[], None]]
+    ) -> None:
+        if plan.database is None or self.records is None:
+            return
+        records, database, part = self.records, plan.database, plan.manifest.postgres
+        records.prepare(part, database)
+        undo.append(lambda: records.drop(database))
+        result.warnings += records.load(
+            part, database, lambda dump: self.repository.read(dump.artifact), self.reporter
+        )
+
+    def _recover(self, plan: RestorePlan, undo: list[Callable[[], None]]) -> None:
+        for part in plan.parts:
+            self._recover_one(part, plan.names[part.name], undo)
+
+    def _recover_one(self, part: CollectionPart, name: str, undo: list[Callable[[], None]]) -> None:
+        if self.points is None:
+            return
+        points = self.points
+        points.create(part, name)
+        undo.append(lambda: points.drop(name))
+        points.recover(part, name, self.repository.read, self.reporter)
+
+    # ------------------------------------------------------------ patch and proof
+
+    def _patch(self, manifest: Manifest) -> Iterator[PatchLine]:
+        if manifest.patch.artifact is None:
+            return iter(())
+        return decode(self.repository.read(manifest.patch.artifact))
+
+    def _patch_points(self, plan: RestorePlan, result: RestoreResult) -> None:
+        patch = plan.manifest.patch
+        if self.points is None or patch.artifact is None or not plan.names:
+            return
+        total = patch.deletes + patch.upserts
+        with (
+            self.reporter.step("apply patch", total=total, unit="points") as step,
+            self._removed(plan) as removed,
+        ):
+            result.applied = apply_patch(
+                self._patch(plan.manifest),
+                plan.names,
+                self.points,
+                self._fetch,
+                removed.file,
+                step,
+            )
+
+    def _removed(self, plan: RestorePlan) -> tempfile._TemporaryFileWrapper[bytes]:
+        """The file that keeps the points a patch deletes; it stays after the restore."""
+        directory = self.settings.work_dir
+        if directory:
+            directory.mkdir(parents=True, exist_ok=True)
+        return tempfile.NamedTemporaryFile(
+            prefix=f"vbackup-removed-{plan.manifest.id}-",
+            suffix=".jsonl",
+            dir=directory,
+            delete=plan.manifest.patch.deletes == 0,
+        )
+
+    def _fetch(self, collection: str, ids: list[int | str]) -> list[Point]:
+        return self.points.reader().fetch_ids(collection, ids) if self.points else []
+
+    def _settle(self, plan: RestorePlan, result: RestoreResult) -> None:
+        for original, name in plan.names.items():
+            if self.points:
+                with self.reporter.step(f"wait for {name}", unit="points"):
+                    timeout = self.settings.settle_timeout
+                    result.points[original] = self.points.settle(name, timeout=timeout)
+
+    def _reconcile(self, plan: RestorePlan, result: RestoreResult) -> ReconcileResult | None:
+        if plan.database is None or not plan.names or not self.records or not self.points:
+            return None
+        manifest = plan.manifest
+        return reconcile_restored(
+            links=self.links if self.links is not None else manifest.links,
+            ignore=self.ignore if self.ignore is not None else manifest.ignore,
+            records=self.records.source(plan.database),
+            points=RenamedPoints(self.points.reader(), plan.names),
+            aliases={part.name: part.aliases for part in plan.parts},
+            expected=result.applied.expected(),
+            work_dir=self.settings.work_dir,
+            reporter=self.reporter,
+            clock=self.clock,
+        )
+
+    def _aliases(self, plan: RestorePlan, result: RestoreResult) -> None:
+        """Give back aliases when the collections got their own names back; an alias that points
+        elsewhere now belongs to the live pair and stays."""
+        if self.points is None:
+            return
+        wanted = [
+            (alias, part.name)
+            for part in plan.parts
+            if plan.names[part.name] == part.name
+            for alias in part.aliases
+        ]
+        free = [(alias, name) for alias, name in wanted if not self.points.exists(alias)]
+        result.warnings += [
+            f"alias {alias!r} points elsewhere and was left as it is"
+            for alias, _ in wanted
+            if alias not in dict(free)
+        ]
+        if free:
+            self.points.alias(free)
+            result.aliases = dict(free)
+
+    # ------------------------------------------------------------ failure
+
+    def _undo(self, undo: list[Callable[[], None]]) -> None:
+        for action in reversed(undo):
+            try:
+                action()
+            except VbackupError as error:
+                self.reporter.warn("could not clean up", reason=error.message)

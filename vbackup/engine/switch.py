@@ -1,0 +1,198 @@
+"""Put a proven restored pair in the place of the live one, with a way back.
+
+The live database is renamed, not dropped; each live collection is copied shard by shard to a
+name of its own before anything is written into it. A state file, written before the first
+change, says how to go back and what may be dropped once nobody wants to.
+
+Order: copies of the live collections, then the database (one rename), then the collections.
+Between the last two the application sees the restored rows with the old points: stop the
+writers first (docs/operations.md).
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from vbackup.engine.cuts import ShardCuts, follow
+from vbackup.errors import Failed, NotFound, Usage
+from vbackup.model.manifest import Artifact, CollectionPart, ShardPart
+from vbackup.ports import Clock, PointTarget, RecordTarget, Reporter
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchState:
+    """What a switch changes. `collections` maps live names to where their old points are kept,
+    None where there was no such collection before."""
+
+    backup: str
+    at: datetime
+    database: str | None = None
+    kept_database: str | None = None
+    restored_database: str | None = None
+    collections: dict[str, str | None] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        """Write the state file."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n")
+
+    @classmethod
+    def load(cls, path: Path) -> SwitchState:
+        """Raises NotFound, Usage."""
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=cls)
+        except FileNotFoundError as error:
+            raise NotFound(
+                f"no switch state at {path}",
+                hint="restore --in-place prints where it put the file",
+            ) from error
+        except msgspec.MsgspecError as error:
+            raise Usage(f"{path} is not a switch state: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """Moves pairs in and out of place on one PostgreSQL server and one Qdrant deployment."""
+
+    records: RecordTarget | None
+    points: PointTarget | None
+    work_dir: Path | None
+    settle_timeout: float
+    reporter: Reporter
+    clock: Clock
+
+    def plan(
+        self, backup: str, live: str | None, restored: str | None, names: list[str]
+    ) -> SwitchState:
+        """The state of a switch that is about to begin."""
+        at = self.clock.now()
+        stamp = f"{at:%Y%m%d%H%M%S}"
+        kept = {
+            name: f"{name}_before_{stamp}" if self.points and self.points.exists(name) else None
+            for name in names
+        }
+        return SwitchState(
+            backup=backup,
+            at=at,
+            database=live,
+            kept_database=f"{live}_before_{stamp}" if live else None,
+            restored_database=restored,
+            collections=kept,
+        )
+
+    def keep(self, state: SwitchState) -> None:
+        """Copy the live collections aside; the live pair is not touched."""
+        for live, kept in state.collections.items():
+            if kept is not None:
+                with self.reporter.step(f"keep {live} as {kept}"):
+                    self.copy(live, kept)
+
+    def swap_database(self, state: SwitchState) -> None:
+        """Rename: live to kept, restored to live."""
+        if self.records and state.database and state.restored_database and state.kept_database:
+            with self.reporter.step(f"switch database {state.database}"):
+                self.records.swap(state.database, state.restored_database, state.kept_database)
+
+    def go_back(self, state: SwitchState) -> None:
+        """Undo a switch: the kept database and points take their old names again; the restored
+        database keeps the name it was restored under."""
+        if self.records and state.database and state.kept_database and state.restored_database:
+            with self.reporter.step(f"switch database {state.database} back"):
+                self.records.swap(state.database, state.kept_database, state.restored_database)
+        for live, kept in state.collections.items():
+            if kept is None:
+                self.reporter.warn(
+                    "did not exist before the switch; left as it is", collection=live
+                )
+            else:
+                with self.reporter.step(f"bring {live} back"):
+                    self.copy(kept, live)
+
+    def drop_old(self, state: SwitchState) -> list[str]:
+        """Drop what was kept; returns what was dropped."""
+        dropped: list[str] = []
+        if self.records and state.kept_database:
+            self.records.drop(state.kept_database)
+            dropped.append(f"database {state.kept_database}")
+        for kept in state.collections.values():
+            if self.points and kept is not None and self.points.exists(kept):
+                self.points.drop(kept)
+                dropped.append(f"collection {kept}")
+        return dropped
+
+    # ------------------------------------------------------------ collections
+
+    def fill(
+        self, part: CollectionPart, name: str, opener: Callable[[Artifact], Iterator[bytes]]
+    ) -> None:
+        """Bring a collection's shards under a name that may exist already.
+
+        An existing collection of the same shape is overwritten in place; one of another shape
+        is dropped and created anew."""
+        if self.points is None:
+            return
+        if self.points.exists(name) and self.points.preflight(part, name, existing=True):
+            self.points.drop(name)
+        if not self.points.exists(name):
+            self.points.create(part, name)
+        self.points.recover(part, name, opener, self.reporter)
+        self.points.settle(name, timeout=self.settle_timeout)
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy one collection through its own shard snapshots."""
+        if self.points is None:
+            return
+        directory = Path(tempfile.mkdtemp(prefix="vbackup-copy-", dir=self.work_dir))
+        try:
+            part, files = self._spool(source, directory)
+            self.fill(part, target, lambda artifact: _read(files[artifact.name]))
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def _spool(self, name: str, directory: Path) -> tuple[CollectionPart, dict[str, Path]]:
+        if self.points is None:
+            raise RuntimeError("a collection without a point store")
+        reader = self.points.reader()
+        facts = next(iter(reader.facts([name]).collections), None)
+        if facts is None:
+            raise NotFound(f"no collection {name!r}")
+        cuts = ShardCuts(reader.spool, facts.shards, directory, self.clock)
+        cuts.request()
+        cuts.wait_cut()
+        shards: list[ShardPart] = []
+        files: dict[str, Path] = {}
+        for spool in cuts.spools:
+            for _ in follow(spool):
+                pass
+            artifact = Artifact(f"{name}/{spool.ref.id}", spool.length, spool.sha256)
+            files[artifact.name] = spool.path
+            cut_at = spool.cut_at or spool.requested_at
+            shards.append(
+                ShardPart(spool.ref.id, spool.ref.key, artifact, spool.requested_at, cut_at)
+            )
+        if not shards:
+            raise Failed(f"collection {name!r} has no shards that could be read")
+        part = CollectionPart(
+            name=name,
+            config=facts.config,
+            payload_schema=facts.payload_schema,
+            aliases=facts.aliases,
+            shards=tuple(shards),
+            points=facts.points,
+            bytes=sum(shard.artifact.length for shard in shards),
+            custom_sharding=facts.custom_sharding,
+        )
+        return part, files
+
+
+def _read(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            yield block

@@ -1,0 +1,245 @@
+"""The watermark: one PostgreSQL snapshot at which the restored pair is exact.
+
+Order matters and is the same for every strategy: all shards are cut first, then the snapshot
+is exported. What the strategies differ in is how few rows are left without a captured image
+(docs/guarantees.md):
+
+capture  no writer ever waits; several candidate snapshots, the first complete one wins
+fence    writers that take the advisory lock wait while shards are cut
+lock     writers of the linked tables wait, after the cut, until their points have arrived
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from vbackup.engine.capture import Capturer
+from vbackup.engine.cuts import ShardCuts
+from vbackup.engine.links import Target
+from vbackup.model.manifest import Strategy
+from vbackup.ports import CandidateWatermark, Clock, RecordSource, Reporter
+
+POLL_SECONDS = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class WatermarkOptions:
+    """How to look for the watermark; seconds throughout (config section `[watermark]`)."""
+
+    strategy: Strategy = "capture"
+    lead_in: float = 2.0
+    max_index_lag: float = 300.0
+    tick: float = 0.15
+    budget: float = 12.0
+    candidates: int = 8
+    lock_timeout: float = 5.0
+    max_pause: float = 0.0
+
+
+@dataclass(slots=True)
+class Chosen:
+    """The winning snapshot, still open, and how it was found. `changed` holds, by link, the
+    keys that changed between the base and the watermark."""
+
+    watermark: CandidateWatermark
+    strategy: Strategy
+    base: str
+    lead_in: float = 0.0
+    paused_ms: int = 0
+    candidates: int = 1
+    lost: int = 0
+    changed: dict[str, frozenset[str]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Candidate:
+    watermark: CandidateWatermark
+    opened: float
+    pending: dict[tuple[str, str], str]
+    changed: dict[str, frozenset[str]]
+
+    def refresh(self, capturer: Capturer) -> None:
+        captured = [
+            slot
+            for slot, version in self.pending.items()
+            if capturer.images.has(slot[0], slot[1], version)
+        ]
+        for slot in captured:
+            del self.pending[slot]
+
+
+class WatermarkSearch:
+    """Finds the watermark for one set of cuts."""
+
+    def __init__(
+        self,
+        records: RecordSource,
+        capturer: Capturer,
+        cuts: ShardCuts,
+        options: WatermarkOptions,
+        reporter: Reporter,
+        clock: Clock,
+    ) -> None:
+        self._records = records
+        self._capturer = capturer
+        self._cuts = cuts
+        self._options = options
+        self._reporter = reporter
+        self._clock = clock
+        self._links = [target.link for target in capturer.targets]
+        self._base = capturer.base
+        self._opened = 0
+
+    def run(self) -> Chosen:
+        """Cut all shards and return the open winner. The caller closes it."""
+        if self._options.strategy == "fence":
+            return self._fenced()
+        if self._options.strategy == "lock":
+            return self._locked()
+        return self._captured()
+
+    # ------------------------------------------------------------ strategies
+
+    def _captured(self, *notes: str) -> Chosen:
+        self._cut_under_capture()
+        winner = self._race()
+        return self._chosen(winner, "capture", notes=notes)
+
+    def _fenced(self) -> Chosen:
+        asked = self._clock.monotonic()
+        with self._records.fence():
+            self._cuts.request()
+            self._cuts.wait_cut()
+            candidate = self._open()
+        paused = self._clock.monotonic() - asked
+        # What changed before the fence closed is in the shards: nothing is waited for.
+        candidate.pending.clear()
+        return self._chosen(candidate, "fence", paused)
+
+    def _locked(self) -> Chosen:
+        self._cut_under_capture()
+        asked = self._clock.monotonic()
+        with self._records.lock(self._links, self._options.lock_timeout) as locked:
+            if locked:
+                candidate = self._converge()
+        if not locked:
+            self._reporter.warn(
+                "the tables could not be locked in time; falling back to capture",
+                timeout=f"{self._options.lock_timeout:g}s",
+            )
+            return self._captured_after_cut("lock not obtained: fell back to capture")
+        return self._chosen(candidate, "lock", self._clock.monotonic() - asked)
+
+    def _captured_after_cut(self, note: str) -> Chosen:
+        return self._chosen(self._race(), "capture", notes=(note,))
+
+    def _cut_under_capture(self) -> None:
+        if self._links:
+            self._clock.sleep(self._options.lead_in)
+        self._cuts.request()
+        while not self._cuts.all_cut():
+            started = self._clock.monotonic()
+            self._capturer.tick()
+            self._rest(started)
+
+    def _converge(self) -> _Candidate:
+        """Under the lock no row changes: wait until the changed rows' points have arrived."""
+        candidate = self._open()
+        deadline = self._clock.monotonic() + self._options.budget
+        while candidate.pending and self._clock.monotonic() < deadline:
+            self._capturer.poll()
+            candidate.refresh(self._capturer)
+            self._clock.sleep(POLL_SECONDS)
+        return candidate
+
+    # ------------------------------------------------------------ candidates
+
+    def _race(self) -> _Candidate:
+        """Open one candidate a tick until one is complete or the budget is spent."""
+        open_ones: list[_Candidate] = []
+        deadline = self._clock.monotonic() + self._options.budget
+        try:
+            while True:
+                started = self._clock.monotonic()
+                open_ones.append(self._open())
+                winner = self._poll_until(open_ones, started + self._tick_length(started))
+                if winner is None and self._clock.monotonic() >= deadline:
+                    winner = min(open_ones, key=lambda one: len(one.pending))
+                if winner is not None:
+                    open_ones.remove(winner)
+                    return winner
+                self._retire(open_ones)
+        finally:
+            for candidate in open_ones:
+                candidate.watermark.close()
+
+    def _open(self) -> _Candidate:
+        watermark = self._records.candidate(self._links)
+        self._opened += 1
+        try:
+            pending: dict[tuple[str, str], str] = {}
+            changed: dict[str, frozenset[str]] = {}
+            for link in self._links:
+                block = watermark.changed(link, self._base)
+                changed[link.name] = frozenset(block.keys)
+                for key, wanted in self._capturer.want(link, block):
+                    pending[link.name, key] = wanted.version
+        except BaseException:
+            watermark.close()
+            raise
+        return _Candidate(watermark, self._clock.monotonic(), pending, changed)
+
+    def _poll_until(self, open_ones: list[_Candidate], until: float) -> _Candidate | None:
+        while True:
+            for candidate in open_ones:
+                candidate.refresh(self._capturer)
+                if not candidate.pending:
+                    return candidate
+            self._capturer.poll()
+            if self._clock.monotonic() >= until:
+                return None
+            self._clock.sleep(POLL_SECONDS)
+
+    def _retire(self, open_ones: list[_Candidate]) -> None:
+        """Make room: an old candidate whose rows have moved on will hardly win any more."""
+        if len(open_ones) < self._options.candidates:
+            return
+        worst = max(open_ones, key=lambda one: (len(one.pending), -one.opened))
+        open_ones.remove(worst)
+        worst.watermark.close()
+
+    def _tick_length(self, started: float) -> float:
+        """At least the configured tick, and twice what the last query took."""
+        return max(self._options.tick, 2 * (self._clock.monotonic() - started))
+
+    def _rest(self, started: float) -> None:
+        until = started + self._tick_length(started)
+        while not self._cuts.all_cut() and self._clock.monotonic() < until:
+            self._capturer.poll()
+            self._clock.sleep(POLL_SECONDS)
+
+    def _chosen(
+        self,
+        candidate: _Candidate,
+        strategy: Strategy,
+        paused: float = 0.0,
+        notes: tuple[str, ...] = (),
+    ) -> Chosen:
+        return Chosen(
+            watermark=candidate.watermark,
+            strategy=strategy,
+            base=self._base,
+            lead_in=self._options.lead_in if self._links and strategy != "fence" else 0.0,
+            paused_ms=round(paused * 1000),
+            candidates=self._opened,
+            lost=len(candidate.pending),
+            changed=candidate.changed,
+            notes=notes,
+        )
+
+
+def keyed(targets: Sequence[Target]) -> list[Target]:
+    """The targets whose points say their version: only these can be captured exactly."""
+    return [target for target in targets if target.link.keyed]
