@@ -1,0 +1,264 @@
+"""The comparison against a reference that anyone can read, on random pairs of any kind."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vbackup.engine.compare import Comparison, ComparisonResult
+from vbackup.model.blocks import PointBlock, PointId, RowBlock
+from vbackup.model.finding import Finding
+from vbackup.model.keys import composite
+from vbackup.model.link import Link, PayloadPath, RowSource
+
+COLLECTIONS = ("alpha", "beta")
+TINY, AMPLE = 4_000, 32 * 1024**2
+
+
+@dataclass(frozen=True)
+class Row:
+    key: str
+    version: str | None = None
+    live: bool = True
+    count: int | None = None
+    tenant: str | None = None
+    collection: str | None = None
+
+
+@dataclass(frozen=True)
+class Dot:
+    id: PointId
+    key: str | None
+    version: str | None = None
+    tenant: str | None = None
+    collection: str = "alpha"
+
+
+@dataclass(frozen=True)
+class Pair:
+    link: Link
+    rows: tuple[Row, ...]
+    dots: tuple[Dot, ...]
+    per_collection: bool
+    tenant: str | None
+
+
+# ------------------------------------------------------------ the reference
+
+
+def newer(point: str | None, row: str | None) -> bool:
+    return bool(point and row and point.isdigit() and row.isdigit() and int(point) > int(row))
+
+
+def expected(pair: Pair) -> Counter[tuple[str, str | None, PointId | None, str | None]]:
+    """(kind, key, point, collection of the point) of everything that is wrong."""
+    many = pair.link.cardinality == "many"
+    keyed = pair.link.version is not None
+    rows: dict[tuple[str, str | None], Row] = {
+        (row.key, row.collection if pair.per_collection else None): row for row in pair.rows
+    }
+    points: dict[tuple[str, str | None], list[Dot]] = defaultdict(list)
+    found: Counter[tuple[str, str | None, PointId | None, str | None]] = Counter()
+    for dot in pair.dots:
+        if dot.key is None:
+            if pair.tenant in (None, dot.tenant):
+                found["no_reference", None, dot.id, dot.collection] += 1
+        else:
+            points[dot.key, dot.collection if pair.per_collection else None].append(dot)
+    for slot in {*rows, *points}:
+        row, own = rows.get(slot), points.get(slot, [])
+        if pair.tenant is not None:
+            if row is not None and row.tenant != pair.tenant:
+                continue
+            if row is None:
+                own = [dot for dot in own if dot.tenant == pair.tenant]
+        found.update(judge(slot[0], row, own, many, keyed))
+    return found
+
+
+def judge(
+    key: str, row: Row | None, own: list[Dot], many: bool, keyed: bool
+) -> Iterator[tuple[str, str | None, PointId | None, str | None]]:
+    if row is None:
+        yield from (("orphan", key, dot.id, dot.collection) for dot in own)
+        return
+    if not row.live:
+        yield from (("not_live", key, dot.id, dot.collection) for dot in own)
+        return
+    right = [dot for dot in own if not keyed or dot.version == row.version]
+    if not own:
+        if row.count != 0:
+            yield "missing", key, None, None
+        return
+    if many:
+        if row.count is not None and len(right) != row.count:
+            yield "wrong_count", key, None, None
+    else:
+        if row.count == 0:
+            yield "wrong_count", key, None, None
+        own = sorted(own, key=lambda d: (d not in right, COLLECTIONS.index(d.collection), order(d)))
+        yield from (("duplicate", key, dot.id, dot.collection) for dot in own[1:])
+        own = own[:1]
+    for dot in own:
+        if dot not in right:
+            kind = "ahead" if newer(dot.version, row.version) else "stale"
+            yield kind, key, dot.id, dot.collection
+
+
+def order(dot: Dot) -> tuple[int, int]:
+    """Integers first, then UUIDs by value."""
+    return (0, dot.id) if isinstance(dot.id, int) else (1, uuid.UUID(dot.id).int)
+
+
+# ------------------------------------------------------------ random pairs
+
+NUMBERS = st.one_of(st.integers(-3, 30), st.integers(-(2**63), 2**64)).map(str)
+UUIDS = st.one_of(
+    st.integers(0, 30).map(lambda n: str(uuid.UUID(int=n))),
+    st.uuids().map(str),
+    st.integers(0, 30).map(lambda n: str(uuid.UUID(int=n << 64))),
+)
+TEXTS = st.one_of(
+    st.sampled_from(
+        ["a", "A", "é", "007", "7", "-0", "0", "", " 7", "7\n8", "٣", "x" * 36, "\x00"]
+    ),
+    st.text(max_size=8),
+)
+COMPOSITES = st.tuples(st.integers(0, 5).map(str), TEXTS).map(lambda parts: composite(parts) or "")
+KEYS = {"int": NUMBERS, "uuid": UUIDS, "text": TEXTS, "composite": COMPOSITES}
+VERSIONS = st.one_of(
+    st.none(),
+    st.integers(0, 3).map(str),
+    st.sampled_from(["v1", "v2", "0ef1a1b1c1d1e1f1a1b1c1d1e1f1a1b1", "01"]),
+)
+TENANTS = st.sampled_from([None, "red", "blue"])
+POINT_IDS = st.one_of(st.integers(0, 40), st.integers(0, 2**64 - 1), UUIDS)
+
+
+@st.composite
+def pairs(draw: st.DrawFn) -> Pair:
+    keys = st.one_of(*draw(st.lists(st.sampled_from(list(KEYS.values())), min_size=1, max_size=2)))
+    pool = draw(st.lists(keys, min_size=1, max_size=25, unique=True))
+    keyed, counted, narrow, per_collection = (draw(st.booleans()) for _ in range(4))
+    many = draw(st.booleans())
+    link = Link(
+        name="documents",
+        collection="*",
+        rows=(RowSource(table="t", key=("id",), version="v" if keyed else None, tenant="tenant"),),
+        ref=(PayloadPath.parse("key"),),
+        version=PayloadPath.parse("version") if keyed else None,
+        tenant=PayloadPath.parse("tenant"),
+        cardinality="many" if many else "one",
+    )
+    version = VERSIONS if keyed else st.none()
+    rows = st.builds(
+        Row,
+        key=st.sampled_from(pool),
+        version=version,
+        live=st.booleans() | st.just(True),
+        count=st.sampled_from([None, 0, 1, 2]) if counted else st.none(),
+        tenant=TENANTS,
+        collection=st.sampled_from([*COLLECTIONS, "gone", None]) if per_collection else st.none(),
+    )
+    dots = st.builds(
+        Dot,
+        id=POINT_IDS,
+        key=st.sampled_from([*pool, None]) | st.sampled_from(pool),
+        version=version,
+        tenant=TENANTS,
+        collection=st.sampled_from(COLLECTIONS),
+    )
+    return Pair(
+        link,
+        tuple(draw(st.lists(rows, max_size=30, unique_by=lambda r: (r.key, r.collection)))),
+        tuple(draw(st.lists(dots, max_size=40, unique_by=lambda d: (d.collection, d.id)))),
+        per_collection,
+        draw(TENANTS) if narrow else None,
+    )
+
+
+# ------------------------------------------------------------ running it
+
+
+def row_block(rows: Sequence[Row], pair: Pair) -> RowBlock:
+    return RowBlock(
+        keys=[row.key for row in rows],
+        versions=[row.version for row in rows] if pair.link.version else None,
+        live=[row.live for row in rows],
+        counts=[row.count for row in rows],
+        tenants=[row.tenant for row in rows],
+        collections=[row.collection for row in rows] if pair.per_collection else None,
+    )
+
+
+def point_block(dots: Sequence[Dot], pair: Pair) -> PointBlock:
+    return PointBlock(
+        ids=[dot.id for dot in dots],
+        refs=[dot.key for dot in dots],
+        versions=[dot.version for dot in dots] if pair.link.version else None,
+        tenants=[dot.tenant for dot in dots],
+    )
+
+
+def feed(comparison: Comparison, pair: Pair, block: int) -> ComparisonResult:
+    for at in range(0, len(pair.rows), block):
+        comparison.add_rows(row_block(pair.rows[at : at + block], pair))
+    for name in COLLECTIONS:
+        dots = [dot for dot in pair.dots if dot.collection == name]
+        for at in range(0, len(dots), block):
+            comparison.add_points(name, point_block(dots[at : at + block], pair))
+    return comparison.finish()
+
+
+def compare(
+    pair: Pair, *, block: int = 7, memory: int = AMPLE
+) -> tuple[list[Finding], ComparisonResult]:
+    with TemporaryDirectory() as directory:
+        with Comparison(
+            pair.link, Path(directory), memory=memory, tenant=pair.tenant
+        ) as comparison:
+            result = feed(comparison, pair, block)
+            findings = list(result.findings)
+        assert list(Path(directory).iterdir()) == []
+    return findings, result
+
+
+def summary(
+    findings: Sequence[Finding],
+) -> Counter[tuple[str, str | None, PointId | None, str | None]]:
+    return Counter(
+        (f.kind, f.key, f.point, f.collection if f.point is not None else None) for f in findings
+    )
+
+
+@settings(max_examples=400, deadline=None)
+@given(pairs(), st.sampled_from([1, 3, 1000]), st.sampled_from([TINY, AMPLE, 300]))
+def test_finds_what_the_reference_finds(pair: Pair, block: int, memory: int) -> None:
+    findings, result = compare(pair, block=block, memory=memory)
+    assert summary(findings) == expected(pair)
+    assert sum(summary(findings).values()) == result.report.drift
+
+
+@settings(max_examples=100, deadline=None)
+@given(pairs(), st.randoms(use_true_random=False))
+def test_order_blocks_and_memory_change_nothing(pair: Pair, chance: random.Random) -> None:
+    rows, dots = list(pair.rows), list(pair.dots)
+    chance.shuffle(rows)
+    chance.shuffle(dots)
+    shuffled = replace(pair, rows=tuple(rows), dots=tuple(dots))
+    findings, result = compare(pair)
+    other_findings, other = compare(shuffled, block=2, memory=300)
+    assert Counter(findings) == Counter(other_findings)
+    assert (result.report, result.digest, result.points_digest) == (
+        other.report,
+        other.digest,
+        other.points_digest,
+    )
