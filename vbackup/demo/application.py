@@ -196,7 +196,7 @@ class Application:
         many = scenario.points == "many"
         return LinkConfig(
             name="chunks",
-            collection=f"{self.name}*",
+            collection=self.name,
             rows=(
                 RowsConfig(
                     table="public.chunks",

@@ -1,0 +1,328 @@
+"""The torture harness: a live application, a backup in the middle, a restore, an oracle.
+
+The scenarios are seeded; a failing test prints the line that names everything about its run.
+`TORTURE_RUNS=200` replaces the fast subset by that many random scenarios, `TORTURE_SEED` says
+where their seeds start (so that one of them can be run again alone).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import Protocol
+
+import pytest
+from pydantic import SecretStr
+
+from vbackup import wiring
+from vbackup.clock import SystemClock
+from vbackup.config import (
+    Config,
+    PostgresConfig,
+    QdrantConfig,
+    RepositoryConfig,
+    WatermarkConfig,
+)
+from vbackup.demo.application import Application
+from vbackup.demo.oracle import Comparison, compare
+from vbackup.demo.scenario import Lag, Scenario
+from vbackup.demo.usual_script import ScriptOrder, UsualScript
+from vbackup.engine.attempt import BackupOptions, Pair
+from vbackup.engine.backup import Backup, BackupResult
+from vbackup.engine.links import links_of
+from vbackup.engine.restore import Restore, RestoreResult, RestoreSettings
+from vbackup.engine.restoreplan import RestoreOptions
+from vbackup.engine.watermark import WatermarkOptions
+from vbackup.model.manifest import Strategy
+from vbackup.progress import SilentReporter
+from vbackup.sandbox.servers import PostgresServer, QdrantServer
+
+WARM_UP = 60
+"""Rows written before the backup starts, so that its lead-in meets writes in flight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One run: what the backup says of itself, and what the oracle found in the restored pair.
+
+    `live` is the oracle's view of the application after it came to rest."""
+
+    scenario: Scenario
+    backup: BackupResult
+    restore: RestoreResult
+    found: Comparison
+    live: Comparison
+
+    @property
+    def reembed(self) -> set[str]:
+        return {line.key for line in self.restore.applied.reembed}
+
+    def line(self) -> str:
+        record, patch = self.backup.manifest.watermark, self.backup.manifest.patch
+        return json.dumps(
+            {
+                "scenario": str(self.scenario),
+                "strategy": record.strategy,
+                "paused_ms": record.writers_paused_ms,
+                "candidates": record.candidates,
+                "upserts": patch.upserts,
+                "deletes": patch.deletes,
+                "reembed": patch.reembed,
+                "reasons": patch.reasons,
+                "wrong": len(self.found.wrong),
+                "oracle": str(self.found),
+            }
+        )
+
+
+class Torture(Protocol):
+    def __call__(self, scenario: Scenario, strategy: Strategy = "capture") -> Outcome: ...
+
+
+class Naive(Protocol):
+    def __call__(self, scenario: Scenario, order: ScriptOrder) -> tuple[Comparison, Comparison]: ...
+
+
+@pytest.fixture
+def application(
+    postgres_server: PostgresServer, qdrant_server: QdrantServer
+) -> Iterator[Callable[[Scenario], Application]]:
+    """`application(scenario)`: loaded and being written to; gone after the test."""
+    with ExitStack() as stack:
+
+        def start(scenario: Scenario) -> Application:
+            print(scenario)  # noqa: T201 - shown when the test fails
+            name = f"torture_{secrets.token_hex(4)}"
+            key = qdrant_server.api_key or ""
+            app = Application(
+                postgres_server.admin_dsn, qdrant_server.url, name, scenario, api_key=key
+            )
+            stack.callback(app.close)
+            stack.callback(app.drop)
+            app.create()
+            app.load()
+            app.start()
+            app.wait_for_writes(WARM_UP)
+            return app
+
+        yield start
+
+
+@pytest.fixture
+def torture(
+    application: Callable[[Scenario], Application],
+    postgres_server: PostgresServer,
+    qdrant_server: QdrantServer,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+) -> Torture:
+    """Runs one scenario from the first write to the oracle's verdict."""
+
+    def run(scenario: Scenario, strategy: Strategy = "capture") -> Outcome:
+        app = application(scenario)
+        config = _config(app, strategy, postgres_server, qdrant_server, tmp_path)
+        wiring.create_repository(config)
+        backup = run_backup(config)
+        app.quiesce()
+        live = compare(app.dsn, app.store, scenario)
+        restore = run_restore(config, backup.manifest.id, tmp_path)
+        with app.store.sibling(f"{app.name}_back") as store:
+            try:
+                found = compare(postgres_server.dsn(f"{app.name}_back"), store, scenario)
+            finally:
+                store.drop()
+                wiring.record_target(config).drop(f"{app.name}_back")
+        outcome = Outcome(scenario, backup, restore, found, live)
+        record_property("torture", outcome.line())
+        print(outcome.line())  # noqa: T201 - shown when the test fails
+        return outcome
+
+    return run
+
+
+@pytest.fixture
+def naive(
+    application: Callable[[Scenario], Application], postgres_server: PostgresServer, tmp_path: Path
+) -> Naive:
+    """The same application under two dumps, one after the other; and itself, come to rest."""
+
+    def run(scenario: Scenario, order: ScriptOrder) -> tuple[Comparison, Comparison]:
+        app = application(scenario)
+        server = postgres_server
+        script = UsualScript(app, server.admin_dsn, server.bin_dir, tmp_path, order)
+        script.back_up()
+        app.quiesce()
+        found = script.restore_and_compare()
+        print(found)  # noqa: T201 - shown when the test fails
+        return found, compare(app.dsn, app.store, scenario)
+
+    return run
+
+
+def _config(
+    app: Application,
+    strategy: Strategy,
+    postgres: PostgresServer,
+    qdrant: QdrantServer,
+    directory: Path,
+) -> Config:
+    lag = app.scenario.lag.slow + 0.2
+    return Config(
+        postgres=PostgresConfig(
+            dsn=SecretStr(app.dsn), bin_dir=Path(postgres.bin_dir) if postgres.bin_dir else None
+        ),
+        qdrant=QdrantConfig(
+            nodes=qdrant.urls,
+            api_key=SecretStr(qdrant.api_key) if qdrant.api_key else None,
+            collections=(app.name,),
+        ),
+        repository=RepositoryConfig(url=(directory / "repository").as_uri(), encryption="none"),
+        watermark=WatermarkConfig(
+            strategy=strategy, lead_in=lag, max_index_lag=lag, work_dir=directory / "work"
+        ),
+        link=(app.link(),),
+    )
+
+
+def run_backup(config: Config) -> BackupResult:
+    """What `vbackup backup` does with this configuration."""
+    clock = SystemClock()
+    asked = config.watermark
+    options = BackupOptions(
+        watermark=WatermarkOptions(
+            strategy=asked.strategy,
+            lead_in=asked.lead_in,
+            max_index_lag=asked.max_index_lag,
+            tick=asked.tick,
+            budget=asked.budget,
+            candidates=asked.candidates,
+            lock_timeout=asked.lock_timeout,
+            max_pause=asked.max_pause,
+        ),
+        collections=config.qdrant.collections if config.qdrant else (),
+        work_dir=asked.work_dir,
+    )
+    return Backup(
+        pair=Pair(wiring.record_source(config), wiring.point_source(config)),
+        repository=wiring.open_repository(config),
+        links=links_of(config),
+        ignore=config.ignore,
+        options=options,
+        reporter=SilentReporter(),
+        clock=clock,
+    ).run()
+
+
+def run_restore(config: Config, backup_id: str, directory: Path) -> RestoreResult:
+    """What `vbackup restore` does: new names beside the live pair."""
+    restore = Restore(
+        repository=wiring.open_repository(config),
+        records=wiring.record_target(config),
+        points=wiring.point_target(config),
+        settings=RestoreSettings(work_dir=directory / "work", settle_timeout=60.0),
+        reporter=SilentReporter(),
+        clock=SystemClock(),
+    )
+    name = config.link[0].collection
+    options = RestoreOptions(database=f"{name}_back", collection_suffix="_back")
+    return restore.run(restore.plan(backup_id, options), options)
+
+
+# ---------------------------------------------------------------- scenarios
+
+_CALM = Scenario(rows=1_000, lag=Lag(slow=1.0), writes_per_second=150)
+
+FAST = {
+    "capture": [
+        replace(_CALM, seed=101),
+        replace(_CALM, seed=102, keys="int", order="point-first", link="payload", shards=4),
+        replace(_CALM, seed=103, order="in-transaction", savepoint_share=0.3, long_share=0.02),
+        replace(_CALM, seed=104, link="payload", points="many", shards=4, optimizers=True),
+        replace(_CALM, seed=105, keys="int", hot_rows=20, hot_share=0.2, coalesce=True),
+    ],
+    "fence": [replace(_CALM, seed=106, order="in-transaction", fenced=True, shards=4)],
+    "lock": [replace(_CALM, seed=107, keys="int", link="payload")],
+    "keyless": [replace(_CALM, seed=108, versioned=False)],
+}
+_SHARES = {"capture": 1.0, "fence": 0.25, "lock": 0.25, "keyless": 0.1}
+
+
+def drawn(seed: int, kind: str) -> Scenario:
+    """The random scenario of one seed."""
+    rng = Random(f"{kind}/{seed}")
+    link = rng.choice(["id", "payload"])
+    order = rng.choice(["row-first", "row-first", "point-first", "in-transaction"])
+    hot = rng.random() < 0.3
+    long = rng.random() < 0.25 and kind != "lock"
+    return Scenario(
+        seed=seed,
+        rows=rng.choice([500, 2_000, 8_000]),
+        shards=rng.choice([1, 4]),
+        keys=rng.choice(["int", "uuid"]),
+        link=link,  # type: ignore[arg-type]  # mypy forgets literals in a choice
+        points="many" if link == "payload" and rng.random() < 0.5 else "one",
+        versioned=kind != "keyless",
+        order="in-transaction" if kind == "fence" else order,  # type: ignore[arg-type]
+        writes_per_second=rng.choice([200, 300, 500]) if order == "row-first" else 150,
+        lag=Lag(slow=rng.choice([0.5, 2.0])),
+        hot_rows=20 if hot else 0,
+        hot_share=0.2 if hot else 0.0,
+        coalesce=rng.random() < 0.3,
+        long_share=0.02 if long else 0.0,
+        savepoint_share=0.3 if rng.random() < 0.3 else 0.0,
+        optimizers=rng.random() < 0.25,
+        fenced=kind == "fence",
+    )
+
+
+def scenarios(kind: str) -> list[Scenario]:
+    """The fast subset, or as many random ones as $TORTURE_RUNS asks for."""
+    runs = int(os.environ.get("TORTURE_RUNS", "0"))
+    if not runs:
+        return FAST[kind]
+    first = int(os.environ.get("TORTURE_SEED", "1000"))
+    count = max(1, round(runs * _SHARES[kind]))
+    return [drawn(seed, kind) for seed in range(first, first + count)]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`kind` of a test's `scenarios` mark becomes its scenarios."""
+    marker = metafunc.definition.get_closest_marker("torture")
+    if marker and marker.args and "scenario" in metafunc.fixturenames:
+        found = scenarios(marker.args[0])
+        metafunc.parametrize("scenario", found, ids=[f"seed{each.seed}" for each in found])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What all runs together left on the re-embed list, and why."""
+    lines = [
+        json.loads(str(value))
+        for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
+        for name, value in report.user_properties
+        if name == "torture"
+    ]
+    if not lines:
+        return
+    terminalreporter.section("torture")
+    for strategy in sorted({line["strategy"] for line in lines}):
+        runs = [line for line in lines if line["strategy"] == strategy]
+        wrong = sum(line["wrong"] for line in runs)
+        reembed = sum(line["reembed"] for line in runs)
+        empty = sum(not line["reembed"] for line in runs)
+        reasons: dict[str, int] = {}
+        for line in runs:
+            for reason, count in line["reasons"].items():
+                reasons[reason] = reasons.get(reason, 0) + count
+        terminalreporter.write_line(
+            f"{strategy}: {len(runs)} runs, {wrong} wrong pairs, {reembed} rows to re-embed "
+            f"{reasons or ''}, {empty} runs with none, longest pause "
+            f"{max(line['paused_ms'] for line in runs)} ms"
+        )
+    if path := os.environ.get("TORTURE_REPORT"):
+        Path(path).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
