@@ -19,7 +19,7 @@ from vbackup.engine.capture import Capturer, ImageStore
 from vbackup.engine.cuts import ShardCuts, follow
 from vbackup.engine.links import Target
 from vbackup.engine.patchfile import PatchFile
-from vbackup.engine.watermark import Chosen, WatermarkOptions, WatermarkSearch, keyed
+from vbackup.engine.watermark import Chosen, WatermarkOptions, WatermarkSearch
 from vbackup.errors import VbackupError
 from vbackup.model.finding import LinkReport
 from vbackup.model.manifest import (
@@ -147,11 +147,12 @@ class Attempt:
         capturer = Capturer(
             records=self._pair.records,
             points=self._pair.points,
-            targets=keyed(targets) if self._pair.points else [],
+            targets=targets if self._pair.points else [],
             images=images,
             clock=self._clock,
             base=self._pair.records.change_base(),
             settle_lag=options.lead_in,
+            max_index_lag=options.max_index_lag,
         )
         search = WatermarkSearch(
             self._pair.records, capturer, cuts, options, self._reporter, self._clock

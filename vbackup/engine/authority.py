@@ -36,6 +36,7 @@ _T = TypeVar("_T")
 BATCH = 1_000
 """Findings decided at once: the size of a lookup of rows and of a late fetch."""
 
+_BROKEN = frozenset({"missing", "stale", "ahead", "wrong_count"})
 _DELETE: dict[str, DeleteReason] = {
     "orphan": "orphan",
     "not_live": "not_live",
@@ -83,6 +84,9 @@ class Authority:
             result = comparison.finish()
             for batch in _batches(result.findings, BATCH):
                 self._decide(target, batch)
+            if not link.keyed:
+                for keys in _batches(sorted(self.changed.get(link.name, ())), BATCH):
+                    self._verify_unkeyed(target, keys)
             self.digests[link.name] = result.digest
             return result.report
         finally:
@@ -107,10 +111,33 @@ class Authority:
             if finding.kind in {"orphan", "not_live"}:
                 if finding.kind == "orphan" or link.not_live == "delete":
                     self._delete(finding)
-            elif finding.kind in {"missing", "stale", "ahead", "wrong_count"} and finding.key:
+            elif finding.kind in _BROKEN and finding.key and not self._suspect(target, finding.key):
                 broken.setdefault(finding.key, []).append(finding)
         if broken:
             self._mend(target, broken)
+
+    def _suspect(self, target: Target, key: str) -> bool:
+        """Whether an unkeyed row changed around the cuts: then its points prove nothing."""
+        name = target.link.name
+        return not target.link.keyed and key in self.changed.get(name, frozenset())
+
+    def _verify_unkeyed(self, target: Target, keys: Sequence[str]) -> None:
+        """Rows that changed around the cuts and say no version: only a captured image will do."""
+        rows = list(self._rows_of(target, {key: [] for key in keys}, live_only=True))
+        wanted = [row.key for row in rows]
+        held: dict[str, list[Finding]] = {key: [] for key in wanted}
+        for collection in target.collections:
+            owned = self.offline.owned(target.link, collection, wanted)
+            for point, key in zip(owned.ids, owned.refs, strict=True):
+                if key in held:
+                    held[key].append(Finding("stale", target.link.name, collection, key, point))
+        for row in rows:
+            row.findings.extend(held[row.key])
+            images = self._captured(target, row)
+            if images is None:
+                self._give_up(target, row, [])
+            else:
+                self._replace(target, row, images)
 
     def _mend(self, target: Target, broken: dict[str, list[Finding]]) -> None:
         late: list[_Row] = []
@@ -123,9 +150,13 @@ class Authority:
         if late:
             self._late(target, late)
 
-    def _rows_of(self, target: Target, broken: dict[str, list[Finding]]) -> Iterator[_Row]:
+    def _rows_of(
+        self, target: Target, broken: dict[str, list[Finding]], *, live_only: bool = False
+    ) -> Iterator[_Row]:
         block = self.rows.lookup(target.link, list(broken))
         for at, key in enumerate(block.keys):
+            if live_only and block.live is not None and not block.live[at]:
+                continue
             yield _Row(
                 key,
                 block.versions[at] if block.versions is not None else None,
@@ -151,7 +182,9 @@ class Authority:
                 self._give_up(target, row, images)
 
     def _fits(self, target: Target, row: _Row, images: Sequence[Image]) -> bool:
-        if row.version is None or common_version(target.link, images) != normal(row.version):
+        if not target.link.keyed or row.version is None:
+            return False
+        if common_version(target.link, images) != normal(row.version):
             return False
         if target.link.cardinality == "one":
             return True
@@ -204,10 +237,10 @@ class Authority:
         )
 
     def _reason(self, target: Target, row: _Row, images: Sequence[Image]) -> ReembedReason:
-        if row.version is None or not target.link.keyed:
-            return "unverifiable"
         if row.key not in self.changed.get(target.link.name, frozenset()):
             return "drift"
+        if row.version is None or not target.link.keyed:
+            return "unverifiable"
         versions = {version_of(target.link, image.point) for image in images}
         if normal(row.version) in versions:
             return "incomplete"

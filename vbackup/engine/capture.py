@@ -12,6 +12,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -110,12 +111,23 @@ class Wanted:
     seen_at: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """Points of an unkeyed row, fetched a lag after the row was seen; accepted when the next
+    look at the change feed shows that the row is still the same."""
+
+    identity: str
+    images: list[Image]
+
+
 @dataclass(slots=True)
 class Capturer:
     """Follows the change feed from `base` and captures the points of changed rows.
 
-    Only keyed links take part: without a version on both sides nothing says which row
-    version an image belongs to (see `engine.identity` for those)."""
+    A keyed link's image belongs to the version that the point says. Without a version on both
+    sides a row version is its identity (`xmin`), and an image is taken for it when it was
+    fetched at least `max_index_lag` seconds after the row was first seen and the row did not
+    change around the fetch: best effort, wrong when the lag is really longer."""
 
     records: RecordSource
     points: PointSource | None
@@ -124,6 +136,8 @@ class Capturer:
     clock: Clock
     base: str
     settle_lag: float
+    max_index_lag: float = 300.0
+    proposals: dict[tuple[str, str], Proposal] = field(default_factory=dict)
     wanted: dict[tuple[str, str], Wanted] = field(default_factory=dict)
     overflowed: bool = False
 
@@ -132,10 +146,28 @@ class Capturer:
         links = [target.link for target in self.targets]
         if not links:
             return
+        fetched = self.proposals
+        self.proposals = {}
         changed, self.base = self.records.changed(links, self.base)
         for link in links:
             self.want(link, changed[link.name])
+        self._settle(fetched, changed)
         self.poll()
+
+    def _settle(
+        self, fetched: dict[tuple[str, str], Proposal], changed: dict[str, RowBlock]
+    ) -> None:
+        """Accept what was fetched before this tick for rows that this tick shows unchanged."""
+        now_is = {
+            (name, key): version
+            for name, block in changed.items()
+            for key, version in zip(block.keys, block.versions or (), strict=True)
+        }
+        for slot, proposal in fetched.items():
+            if now_is.get(slot, proposal.identity) == proposal.identity:
+                self.images.put(*slot, proposal.identity, proposal.images)
+                if (held := self.wanted.get(slot)) and held.version == proposal.identity:
+                    del self.wanted[slot]
 
     def want(self, link: Link, block: RowBlock) -> list[tuple[str, Wanted]]:
         """Ask for the live rows of a block that are not captured; returns them with keys."""
@@ -162,10 +194,21 @@ class Capturer:
         """Fetch the points of wanted rows from the live store; how many became captured."""
         before = len(self.wanted)
         for target in self.targets:
-            keys = [key for name, key in self.wanted if name == target.link.name][:POLL_BATCH]
+            keys = self._due(target.link)
             if keys:
                 self._capture(target, keys)
         return before - len(self.wanted)
+
+    def _due(self, link: Link) -> list[str]:
+        """The wanted rows worth a fetch now; unkeyed ones only a lag after they were seen."""
+        latest = self.clock.monotonic() - self.max_index_lag
+        due = (
+            key
+            for (name, key), wanted in self.wanted.items()
+            if name == link.name
+            and (link.keyed or (wanted.since <= latest and (name, key) not in self.proposals))
+        )
+        return list(islice(due, POLL_BATCH))
 
     def _capture(self, target: Target, keys: Sequence[str]) -> None:
         link = target.link
@@ -179,6 +222,10 @@ class Capturer:
                 self.wanted[slot] = wanted
 
     def _accept(self, link: Link, key: str, images: list[Image], wanted: Wanted) -> bool:
+        if not link.keyed:
+            if images:
+                self.proposals[link.name, key] = Proposal(wanted.version, images)
+            return False
         version = common_version(link, images)
         if version is None:
             return False

@@ -11,12 +11,10 @@ lock     writers of the linked tables wait, after the cut, until their points ha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from vbackup.engine.capture import Capturer
 from vbackup.engine.cuts import ShardCuts
-from vbackup.engine.links import Target
 from vbackup.model.manifest import Strategy
 from vbackup.ports import CandidateWatermark, Clock, RecordSource, Reporter
 
@@ -91,6 +89,11 @@ class WatermarkSearch:
         self._links = [target.link for target in capturer.targets]
         self._base = capturer.base
         self._opened = 0
+        # A row that says no version is suspect for as long as its point may be late.
+        self._unkeyed = any(not link.keyed for link in self._links)
+        patience = options.max_index_lag if self._unkeyed else 0.0
+        self._lead_in = max(options.lead_in, patience)
+        self._budget = options.budget + 1.5 * patience
 
     def run(self) -> Chosen:
         """Cut all shards and return the open winner. The caller closes it."""
@@ -116,15 +119,15 @@ class WatermarkSearch:
         paused = self._clock.monotonic() - asked
         # What changed before the fence closed is in the shards: nothing is waited for.
         candidate.pending.clear()
+        candidate.changed.clear()
         return self._chosen(candidate, "fence", paused)
 
     def _locked(self) -> Chosen:
         self._cut_under_capture()
         asked = self._clock.monotonic()
         with self._records.lock(self._links, self._options.lock_timeout) as locked:
-            if locked:
-                candidate = self._converge()
-        if not locked:
+            candidate = self._converge() if locked else None
+        if candidate is None:
             self._reporter.warn(
                 "the tables could not be locked in time; falling back to capture",
                 timeout=f"{self._options.lock_timeout:g}s",
@@ -136,20 +139,36 @@ class WatermarkSearch:
         return self._chosen(self._race(), "capture", notes=(note,))
 
     def _cut_under_capture(self) -> None:
-        if self._links:
-            self._clock.sleep(self._options.lead_in)
+        self._lead()
         self._cuts.request()
         while not self._cuts.all_cut():
             started = self._clock.monotonic()
             self._capturer.tick()
             self._rest(started)
 
+    def _lead(self) -> None:
+        """Let the points of rows that changed before the base arrive."""
+        until = self._clock.monotonic() + self._lead_in
+        while self._unkeyed and self._clock.monotonic() < until:
+            started = self._clock.monotonic()
+            self._capturer.tick()
+            self._clock.sleep(self._tick_length(started))
+        if self._links and not self._unkeyed:
+            self._clock.sleep(self._lead_in)
+
+    def _look(self) -> None:
+        """Look for points; unkeyed ones also need to see that their rows stayed the same."""
+        if self._unkeyed:
+            self._capturer.tick()
+        else:
+            self._capturer.poll()
+
     def _converge(self) -> _Candidate:
         """Under the lock no row changes: wait until the changed rows' points have arrived."""
         candidate = self._open()
-        deadline = self._clock.monotonic() + self._options.budget
+        deadline = self._clock.monotonic() + self._budget
         while candidate.pending and self._clock.monotonic() < deadline:
-            self._capturer.poll()
+            self._look()
             candidate.refresh(self._capturer)
             self._clock.sleep(POLL_SECONDS)
         return candidate
@@ -159,10 +178,11 @@ class WatermarkSearch:
     def _race(self) -> _Candidate:
         """Open one candidate a tick until one is complete or the budget is spent."""
         open_ones: list[_Candidate] = []
-        deadline = self._clock.monotonic() + self._options.budget
+        deadline = self._clock.monotonic() + self._budget
         try:
             while True:
                 started = self._clock.monotonic()
+                self._look()
                 open_ones.append(self._open())
                 winner = self._poll_until(open_ones, started + self._tick_length(started))
                 if winner is None and self._clock.monotonic() >= deadline:
@@ -231,15 +251,10 @@ class WatermarkSearch:
             watermark=candidate.watermark,
             strategy=strategy,
             base=self._base,
-            lead_in=self._options.lead_in if self._links and strategy != "fence" else 0.0,
+            lead_in=self._lead_in if self._links and strategy != "fence" else 0.0,
             paused_ms=round(paused * 1000),
             candidates=self._opened,
             lost=len(candidate.pending),
             changed=candidate.changed,
             notes=notes,
         )
-
-
-def keyed(targets: Sequence[Target]) -> list[Target]:
-    """The targets whose points say their version: only these can be captured exactly."""
-    return [target for target in targets if target.link.keyed]

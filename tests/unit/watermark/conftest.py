@@ -174,10 +174,11 @@ class WorldClock:
             self._world.step()
 
 
-def row_block(rows: dict[str, Row]) -> RowBlock:
+def row_block(link: Link, rows: dict[str, Row]) -> RowBlock:
+    """Rows as an adapter gives them; without a version key, the transaction is the identity."""
     return RowBlock(
         keys=list(rows),
-        versions=[str(row.version) for row in rows.values()],
+        versions=[str(row.version if link.keyed else row.xid) for row in rows.values()],
         live=[row.live for row in rows.values()],
         counts=[row.count for row in rows.values()],
     )
@@ -196,17 +197,17 @@ class WorldSnapshot:
 
     def rows(self, link: Link) -> Iterator[RowBlock]:
         self._world.step()
-        yield row_block(self._world.table_at(self.xid))
+        yield row_block(link, self._world.table_at(self.xid))
 
     def lookup(self, link: Link, keys: Sequence[str]) -> RowBlock:
         self._world.step()
         table = self._world.table_at(self.xid)
-        return row_block({key: table[key] for key in keys if key in table})
+        return row_block(link, {key: table[key] for key in keys if key in table})
 
     def changed(self, link: Link, base: str) -> RowBlock:
         self._world.step()
         table = self._world.table_at(self.xid)
-        return row_block({key: row for key, row in table.items() if row.xid > int(base)})
+        return row_block(link, {key: row for key, row in table.items() if row.xid > int(base)})
 
     def dumps(self) -> Sequence[DumpStream]:
         table = self._world.table_at(self.xid)

@@ -22,6 +22,14 @@ from vbackup.ports import ShardRef
 ROWS = (RowSource(table="t", key=("id",), version="v", live="live", count="n"),)
 BY_ID = Link("docs", "docs", ROWS, version=PayloadPath(("v",)))
 BY_PAYLOAD = Link("docs", "docs", ROWS, ref=(PayloadPath(("key",)),), version=PayloadPath(("v",)))
+UNKEYED = Link("docs", "docs", (RowSource(table="t", key=("id",), live="live"),))
+UNKEYED_MANY = Link(
+    "docs",
+    "docs",
+    (RowSource(table="t", key=("id",), live="live"),),
+    ref=(PayloadPath(("key",)),),
+    cardinality="many",
+)
 MANY = Link(
     "docs",
     "docs",
@@ -36,7 +44,12 @@ class Outcome:
     """One backup of a world and the pair that a restore of it gives."""
 
     def __init__(
-        self, kit: Any, world: Any, tmp_path: Path, strategy: Strategy = "capture"
+        self,
+        kit: Any,
+        world: Any,
+        tmp_path: Path,
+        strategy: Strategy = "capture",
+        max_lag: float = 300.0,
     ) -> None:
         self.world = world
         tmp_path.mkdir(exist_ok=True)
@@ -47,8 +60,12 @@ class Outcome:
         shards = [ShardRef("docs", n, None, "node") for n in range(world.shards)]
         cuts = ShardCuts(points.spool, shards, tmp_path / "shards", clock)
         target = Target(world.link, ("docs",))
-        capturer = Capturer(records, points, [target], images, clock, records.change_base(), 0.2)
-        options = WatermarkOptions(strategy=strategy, lead_in=0.5, budget=2.0, tick=0.05)
+        capturer = Capturer(
+            records, points, [target], images, clock, records.change_base(), 0.2, max_lag
+        )
+        options = WatermarkOptions(
+            strategy=strategy, lead_in=0.5, budget=2.0, tick=0.05, max_index_lag=max_lag
+        )
         search = WatermarkSearch(records, capturer, cuts, options, kit.reporter(), clock)
         self.chosen = search.run()
         with points.offline(cuts.spools, tmp_path) as offline:
@@ -168,3 +185,25 @@ def test_a_stream_that_breaks_before_its_cut_is_cut_again(kit: Any, tmp_path: Pa
         broken += len(world.trace) - 2
         assert outcome.wrong() == []
     assert broken > 0
+
+
+@pytest.mark.parametrize("link", [UNKEYED, UNKEYED_MANY], ids=["one", "many"])
+@pytest.mark.parametrize("strategy", ["capture", "lock"])
+def test_without_versions_it_is_exact_while_the_lag_is_as_configured(
+    kit: Any, tmp_path: Path, link: Link, strategy: Strategy
+) -> None:
+    for seed in range(15):
+        world = kit.world(link, seed, shards=2, index_lag=10)
+        outcome = Outcome(kit, world, tmp_path / str(seed), strategy, max_lag=0.8)
+        assert outcome.wrong() == [], f"seed {seed}"
+
+
+def test_without_versions_a_longer_lag_than_configured_is_silently_wrong(
+    kit: Any, tmp_path: Path
+) -> None:
+    """Why such links are labelled best effort."""
+    wrong = 0
+    for seed in range(15):
+        world = kit.world(UNKEYED, seed, shards=2, index_lag=40)
+        wrong += len(Outcome(kit, world, tmp_path / str(seed), max_lag=0.3).wrong())
+    assert wrong > 0
