@@ -1,1 +1,1 @@
-"""Backups in an object store: chunks, packs, index, manifests, leases, retention."""
+"""The repository: backups as deduplicated, sealed chunks in any object store (docs/format.md)."""

@@ -1,0 +1,88 @@
+"""Loading what the repository holds: index objects, stray packs, packs to avoid."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from vbackup.errors import Damaged, NotFound
+from vbackup.ports import ObjectStat, ObjectStore
+from vbackup.repository import index as index_objects
+from vbackup.repository import packs as pack_objects
+from vbackup.repository import quarantine
+from vbackup.repository.codec import Seal
+from vbackup.repository.index import ChunkIndex, PackEntries
+
+_JOBS = 8
+
+
+@dataclass(slots=True)
+class Catalog:
+    """The index as it was loaded, with what did not fit.
+
+    `missing`: indexed packs that are not stored, or not in their size. `strays`: stored packs
+    that no index object names (a killed backup's), readable and now in the index. `unreadable`:
+    index objects and stray packs that could not be read, with the reason.
+    """
+
+    index: ChunkIndex = field(default_factory=ChunkIndex)
+    objects: list[str] = field(default_factory=list)
+    stored: dict[bytes, ObjectStat] = field(default_factory=dict)
+    missing: set[bytes] = field(default_factory=set)
+    damaged: set[bytes] = field(default_factory=set)
+    doomed: set[bytes] = field(default_factory=set)
+    strays: list[PackEntries] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+
+def load_index(store: ObjectStore, seal: Seal) -> Catalog:
+    """The index objects only: enough to read. Unreadable ones are noted, not fatal: what only
+    they name is reported as missing by whoever needs it."""
+    catalog = Catalog()
+    keys = [stat.key for stat in store.scan(index_objects.PREFIX)]
+    with ThreadPoolExecutor(_JOBS, thread_name_prefix="vbackup-index") as pool:
+        futures = {key: pool.submit(index_objects.read, store, seal, key) for key in keys}
+        for key in keys:
+            try:
+                catalog.index.learn(futures.pop(key).result())
+            except NotFound:
+                continue  # Pruned since the listing; its successor is read below or next time.
+            except Damaged as error:
+                catalog.unreadable[key] = str(error)
+            catalog.objects.append(key)
+    catalog.index.settle()
+    return catalog
+
+
+def load(store: ObjectStore, seal: Seal) -> Catalog:
+    """All of it: what a writer, a pruner or a verification goes by."""
+    doomed = quarantine.doomed_packs(store, seal)
+    catalog = load_index(store, seal)
+    catalog.doomed = doomed
+    catalog.stored = pack_objects.stored_packs(store)
+    catalog.damaged = quarantine.damaged_packs(store)
+    known = catalog.index.packs
+    for pack, size in known.items():
+        stat = catalog.stored.get(pack) or store.stat(pack_objects.pack_key(pack))
+        if stat is None or stat.size != size:
+            catalog.missing.add(pack)
+    _adopt_strays(store, seal, catalog, [pack for pack in catalog.stored if pack not in known])
+    for pack in catalog.missing | catalog.damaged | catalog.doomed:
+        catalog.index.avoid(pack)
+    return catalog
+
+
+def _adopt_strays(store: ObjectStore, seal: Seal, catalog: Catalog, strays: list[bytes]) -> None:
+    def entries(pack: bytes) -> PackEntries:
+        size = catalog.stored[pack].size
+        return pack, size, pack_objects.read_entries(store, seal, pack, size)
+
+    with ThreadPoolExecutor(_JOBS, thread_name_prefix="vbackup-index") as pool:
+        futures = {pack: pool.submit(entries, pack) for pack in strays}
+        for pack, future in futures.items():
+            try:
+                catalog.strays.append(future.result())
+            except (Damaged, NotFound) as error:
+                catalog.unreadable[pack_objects.pack_key(pack)] = str(error)
+    catalog.index.learn(catalog.strays)
+    catalog.index.settle()

@@ -1,0 +1,110 @@
+"""Content-defined chunking: streams become windows of whole chunks.
+
+Boundaries depend on the bytes and the repository's seed only, so equal runs of bytes become
+equal chunks wherever they stand. FastCDC 2020 with normalisation level 1, by pyfastcdc.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from pyfastcdc import FastCDC
+
+from vbackup.errors import Usage
+from vbackup.ports import Buffer
+
+MAX_CHUNK = 16 * 1024**2
+"""The longest chunk that any reader accepts, whatever a repository says (format limit)."""
+
+_WINDOW = 2 * 1024**2
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkerParameters:
+    """Sizes in bytes; the mean chunk is about minimum + average."""
+
+    minimum: int
+    average: int
+    maximum: int
+
+    @classmethod
+    def for_average(cls, average: int) -> ChunkerParameters:
+        """The format's usual shape: a quarter and eight times the average. Raises Usage."""
+        if not 256 <= average <= 2 * 1024**2:
+            raise Usage(
+                f"chunk_size {average} is out of range", hint="choose between 256 B and 2 MiB"
+            )
+        return cls(average // 4, average, max(1024, average * 8))
+
+    def valid(self) -> bool:
+        """Whether FastCDC and this format accept these sizes."""
+        return (
+            64 <= self.minimum <= 2**20
+            and 256 <= self.average <= 2**22
+            and 1024 <= self.maximum <= MAX_CHUNK
+            and self.minimum <= self.average <= self.maximum
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Consecutive whole chunks: `ends` are their end offsets in `data`, the last is its length."""
+
+    data: memoryview
+    ends: tuple[int, ...]
+
+    def chunks(self) -> Iterator[memoryview]:
+        """The chunks, as views that live as long as the window."""
+        start = 0
+        for end in self.ends:
+            yield self.data[start:end]
+            start = end
+
+
+class Chunker:
+    """Cuts streams. Holds no state between streams; safe to share among threads."""
+
+    def __init__(self, parameters: ChunkerParameters, seed: int) -> None:
+        self._cdc = FastCDC(
+            parameters.average,
+            min_size=parameters.minimum,
+            max_size=parameters.maximum,
+            normalized_chunking=1,
+            seed=seed,
+        )
+        # A window longer than the longest chunk always holds a cut that more bytes cannot move.
+        self.window = max(_WINDOW, 2 * parameters.maximum)
+
+    def windows(self, stream: Iterable[Buffer]) -> Iterator[Window]:
+        """The stream in windows of about 2 MiB; the cuts do not depend on the buffers' sizes."""
+        pending = bytearray()
+        for buffer in stream:
+            rest = memoryview(buffer).cast("B")
+            while rest:
+                taken = rest[: self.window - len(pending)]
+                pending += taken
+                rest = rest[len(taken) :]
+                if len(pending) >= self.window:
+                    window, pending = self.split(pending)
+                    yield window
+        if pending:
+            yield self.whole(pending)
+
+    def split(self, data: bytearray) -> tuple[Window, bytearray]:
+        """All chunks but the last, whose end more bytes may still move; and the bytes of that
+        last one. Needs at least `window` bytes, which must not change any more."""
+        ends = self._ends(data)[:-1]
+        return Window(memoryview(data)[: ends[-1]], ends), data[ends[-1] :]
+
+    def whole(self, data: bytearray) -> Window:
+        """All chunks, when nothing follows."""
+        return Window(memoryview(data), self._ends(data))
+
+    def _ends(self, data: bytearray) -> tuple[int, ...]:
+        ends: list[int] = []
+        position = 0
+        for chunk in self._cdc.cut_buf(data):
+            position += chunk.length
+            ends.append(position)
+        return tuple(ends)

@@ -1,0 +1,145 @@
+"""Sealing and compression: how bytes become stored bytes, and back, never trusting either.
+
+Every sealed thing has a key of its own, derived from the data key, a purpose and a name, and a
+random 96-bit nonce. A nonce could therefore only ever repeat among sealings of the same name,
+so the number of chunks that a repository may hold is not bounded by the birthday of nonces.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Protocol
+
+import zstandard
+from blake3 import blake3
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from vbackup.errors import Damaged
+from vbackup.ports import Buffer
+
+RAW = 0
+ZSTD = 1
+CODECS = (RAW, ZSTD)
+
+NONCE = 12
+TAG = 16
+
+
+class Seal(Protocol):
+    """Authenticates, and usually encrypts. `overhead` is what sealing adds, in bytes."""
+
+    overhead: int
+    encrypted: bool
+
+    def seal(self, purpose: bytes, name: bytes, data: Buffer, bound: bytes = b"") -> bytearray:
+        """The sealed form of data; `bound` is authenticated beside it, not stored."""
+        ...
+
+    def unseal(self, purpose: bytes, name: bytes, sealed: Buffer, bound: bytes = b"") -> bytes:
+        """The data. Raises Damaged when one bit of anything differs."""
+        ...
+
+
+def _subkey(data_key: bytes, purpose: bytes, name: bytes) -> bytes:
+    return blake3(purpose + b"\0" + name, key=data_key).digest()
+
+
+class AesGcmSeal:
+    """nonce (12) | AES-256-GCM ciphertext | tag (16)."""
+
+    overhead = NONCE + TAG
+    encrypted = True
+
+    def __init__(self, data_key: bytes) -> None:
+        self._data_key = data_key
+
+    def seal(self, purpose: bytes, name: bytes, data: Buffer, bound: bytes = b"") -> bytearray:
+        sealed = bytearray(len(data) + self.overhead)
+        nonce = os.urandom(NONCE)
+        sealed[:NONCE] = nonce
+        cipher = AESGCM(_subkey(self._data_key, purpose, name))
+        cipher.encrypt_into(nonce, data, bound, memoryview(sealed)[NONCE:])
+        return sealed
+
+    def unseal(self, purpose: bytes, name: bytes, sealed: Buffer, bound: bytes = b"") -> bytes:
+        view = memoryview(sealed)
+        if len(view) < self.overhead:
+            raise Damaged("sealed data is too short")
+        cipher = AESGCM(_subkey(self._data_key, purpose, name))
+        try:
+            return cipher.decrypt(bytes(view[:NONCE]), view[NONCE:], bound)
+        except InvalidTag:
+            raise Damaged("sealed data does not authenticate") from None
+
+
+class PlainSeal:
+    """data | first 16 bytes of its keyed BLAKE3: for repositories without encryption."""
+
+    overhead = TAG
+    encrypted = False
+
+    def __init__(self, data_key: bytes) -> None:
+        self._data_key = data_key
+
+    def seal(self, purpose: bytes, name: bytes, data: Buffer, bound: bytes = b"") -> bytearray:
+        return bytearray(data) + self._tag(purpose, name, data, bound)
+
+    def unseal(self, purpose: bytes, name: bytes, sealed: Buffer, bound: bytes = b"") -> bytes:
+        view = memoryview(sealed)
+        if len(view) < self.overhead:
+            raise Damaged("sealed data is too short")
+        data = bytes(view[:-TAG])
+        if self._tag(purpose, name, data, bound) != view[-TAG:]:
+            raise Damaged("sealed data does not match its checksum")
+        return data
+
+    def _tag(self, purpose: bytes, name: bytes, data: Buffer, bound: bytes) -> bytes:
+        digest = blake3(
+            len(bound).to_bytes(8, "little"), key=_subkey(self._data_key, purpose, name)
+        )
+        return digest.update(bound).update(data).digest()[:TAG]
+
+
+class Compression(threading.local):
+    """Zstandard at one level; one context a thread, since contexts are not thread-safe."""
+
+    def __init__(self, level: int) -> None:
+        self._compressor = zstandard.ZstdCompressor(level=level)
+
+    def pack(self, data: Buffer) -> tuple[int, Buffer]:
+        """The codec and the bytes to store: the data itself where zstd saves under 3 %."""
+        squeezed = self._compressor.compress(data)
+        if len(squeezed) > len(data) * 0.97:
+            return RAW, data
+        return ZSTD, squeezed
+
+
+_decompressors = threading.local()
+
+
+def expand(codec: int, stored: bytes, length: int) -> bytes:
+    """The `length` bytes that were stored. Raises Damaged, and before it allocates anything
+    when the stored bytes would expand to another length."""
+    if codec == RAW:
+        expanded = stored
+    elif codec == ZSTD:
+        expanded = _decompress(stored, length)
+    else:
+        raise Damaged(f"unknown codec {codec}")
+    if len(expanded) != length:
+        raise Damaged(f"expands to {len(expanded)} bytes, {length} were expected")
+    return expanded
+
+
+def _decompress(stored: bytes, length: int) -> bytes:
+    try:
+        if zstandard.frame_content_size(stored) != length:
+            raise Damaged(f"does not expand to the {length} bytes it should")
+        decompressor = getattr(_decompressors, "zstd", None)
+        if decompressor is None:
+            decompressor = _decompressors.zstd = zstandard.ZstdDecompressor()
+        return bytes(decompressor.decompress(stored, allow_extra_data=False))
+    except zstandard.ZstdError as error:
+        raise Damaged(f"does not decompress: {error}") from None

@@ -1,0 +1,136 @@
+"""Manifests: encoded, sealed, and believed only after strict validation."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from vbackup.errors import Damaged, Refused, Usage
+from vbackup.model.manifest import Artifact, CheckRecord, Manifest
+from vbackup.repository import sealed
+from vbackup.repository.codec import Seal
+from vbackup.repository.recipe import MAX_DEPTH, MAX_ROOT
+
+PREFIX = "backups/"
+VERSION = 1
+MAX_LENGTH = 2**50
+_LIMIT = 256 * 1024**2
+_CHECK_LIMIT = 1024**2
+
+_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]*(\.[0-9A-Za-z_-]+)*")
+_HEX = re.compile(r"[0-9a-f]{64}")
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]")
+
+
+def check_id(backup_id: str) -> str:
+    """The id itself. Raises Usage when it could not be part of an object's key."""
+    if len(backup_id) > 64 or not _ID.fullmatch(backup_id):
+        raise Usage(f"not a backup id: {backup_id!r}", hint="vbackup list")
+    return backup_id
+
+
+def manifest_key(backup_id: str) -> str:
+    """The object whose existence is the backup's."""
+    return f"{PREFIX}{backup_id}/manifest"
+
+
+def artifact_name(*parts: str) -> str:
+    """A name for an artifact out of any text (tables and collections may be called anything):
+    parts are percent-encoded where needed and joined by `/`."""
+    encoded = [quote(part, safe="") for part in parts]
+    return "/".join("%2E" * len(e) if e in {".", ".."} else e for e in encoded)
+
+
+def check_name(name: str) -> str:
+    """The name itself. Raises Usage when it is empty, absolute, or climbs (`..`)."""
+    if not _good_name(name):
+        raise Usage(f"not an artifact name: {name!r}")
+    return name
+
+
+def _good_name(name: str) -> bool:
+    parts = name.split("/")
+    return 0 < len(name) <= 4096 and not _FORBIDDEN.search(name) and not {"", ".", ".."} & {*parts}
+
+
+def encode(seal: Seal, manifest: Manifest) -> bytes:
+    """The manifest object."""
+    raw = msgspec.json.encode(manifest)
+    return sealed.encode(seal, sealed.MANIFEST, manifest.id, raw)
+
+
+def decode(seal: Seal, backup_id: str, data: bytes) -> Manifest:
+    """The manifest of this backup. Raises Damaged; Refused when a newer vbackup wrote it."""
+    raw = sealed.decode(seal, sealed.MANIFEST, backup_id, data, limit=_LIMIT)
+    try:
+        loose: Any = msgspec.json.decode(raw)
+        version = loose["version"]
+        if isinstance(version, int) and version > VERSION:
+            raise Refused(
+                f"backup {backup_id} has manifest version {version}; this vbackup knows {VERSION}",
+                hint="upgrade vbackup",
+            )
+        manifest = msgspec.convert(loose, Manifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise Damaged(f"manifest of {backup_id} is malformed: {error}") from None
+    problem = _problem(manifest, backup_id)
+    if problem:
+        raise Damaged(f"manifest of {backup_id} is malformed: {problem}")
+    return manifest
+
+
+def _problem(manifest: Manifest, backup_id: str) -> str:
+    if manifest.id != backup_id:
+        return f"it says that it is {manifest.id!r}"
+    if manifest.version != VERSION:
+        return f"version {manifest.version}"
+    if manifest.created_at.tzinfo is None:
+        return "a time without a zone"
+    for collection in manifest.qdrant.collections if manifest.qdrant else ():
+        if "/" in collection.name or not _good_name(collection.name):
+            return f"collection name {collection.name!r}"
+    return next(filter(None, map(_artifact_problem, manifest.artifacts())), "")
+
+
+def _artifact_problem(artifact: Artifact) -> str:
+    if not _good_name(artifact.name):
+        return f"artifact name {artifact.name!r}"
+    if not 0 <= artifact.length <= MAX_LENGTH:
+        return f"{artifact.name}: length {artifact.length}"
+    if not 0 <= artifact.depth <= MAX_DEPTH or len(artifact.root) > MAX_ROOT:
+        return f"{artifact.name}: recipe of depth {artifact.depth}, {len(artifact.root)} roots"
+    if not all(_HEX.fullmatch(digest) for digest in (artifact.sha256, *artifact.root)):
+        return f"{artifact.name}: a digest is not 64 hex digits"
+    if bool(artifact.root) != bool(artifact.length):
+        return f"{artifact.name}: length {artifact.length} with {len(artifact.root)} roots"
+    return ""
+
+
+# ---------------------------------------------------------------- beside the manifest
+
+
+def check_key(backup_id: str, record: CheckRecord) -> str:
+    """Where one check record goes: in key order by time."""
+    return f"{PREFIX}{backup_id}/checks/{record.at:%Y%m%dT%H%M%S%fZ}-{record.level}"
+
+
+def encode_check(seal: Seal, key: str, record: CheckRecord) -> bytes:
+    """The check record's object."""
+    return sealed.encode(seal, sealed.CHECK, key, msgspec.json.encode(record))
+
+
+def decode_check(seal: Seal, key: str, data: bytes) -> CheckRecord:
+    """Raises Damaged."""
+    raw = sealed.decode(seal, sealed.CHECK, key, data, limit=_CHECK_LIMIT)
+    try:
+        return msgspec.json.decode(raw, type=CheckRecord)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise Damaged(f"{key} is malformed: {error}") from None
+
+
+def pin_key(backup_id: str) -> str:
+    """The object whose existence keeps a backup whatever the policy says."""
+    return f"{PREFIX}{backup_id}/pin"

@@ -1,0 +1,261 @@
+"""Reading chunks back: ranges of packs fetched ahead, every byte verified on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from vbackup.errors import Damaged, NotFound
+from vbackup.model.manifest import Artifact
+from vbackup.ports import ObjectStore
+from vbackup.repository import recipe
+from vbackup.repository.codec import Seal
+from vbackup.repository.index import ChunkIndex
+from vbackup.repository.keys import ChunkHasher
+from vbackup.repository.packs import Location, open_chunk, pack_key
+from vbackup.repository.recipe import Piece
+
+_BATCH = 4 * 1024**2
+_GAP = 64 * 1024
+_AHEAD = 6
+_JOBS = 4
+_CACHED = 8
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Consecutive pieces that one ranged read of one pack yields (or one missing piece)."""
+
+    pieces: list[Piece] = field(default_factory=list)
+    places: list[Location] = field(default_factory=list)
+    plain: int = 0
+
+    def takes(self, place: Location | None) -> bool:
+        if not self.pieces:
+            return True
+        if place is None or not self.places or self.plain + place.length > _BATCH:
+            return False
+        last = self.places[-1]
+        after = last.offset + last.stored
+        return place.pack == last.pack and (place == last or 0 <= place.offset - after <= _GAP)
+
+
+class ChunkReader:
+    """Reads chunks by id. Thread-safe. `refresh` is called once when a chunk is not known."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        seal: Seal,
+        hasher: ChunkHasher,
+        index: Callable[[], ChunkIndex],
+        refresh: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._store = store
+        self._seal = seal
+        self._hasher = hasher
+        self._index = index
+        self._refresh = refresh
+        self._cache: OrderedDict[bytes, bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    # ------------------------------------------------------------ one chunk
+
+    def places(self, chunk: bytes) -> list[Location]:
+        """Where the chunk is stored, best first. Raises Damaged when it is nowhere."""
+        found = self._index().find_all(chunk)
+        if not found:
+            self._refresh()
+            found = self._index().find_all(chunk)
+        if not found:
+            raise Damaged(
+                f"chunk {chunk.hex()[:16]} is in no pack", hint="vbackup verify --repair-index"
+            )
+        return found
+
+    def length(self, chunk: bytes) -> int:
+        """Its plain length in bytes. Raises Damaged when it is nowhere."""
+        return self.places(chunk)[0].length
+
+    def fetch(self, chunk: bytes) -> bytes:
+        """One chunk from wherever it can be had. Raises Damaged when no copy is good."""
+        with self._lock:
+            if chunk in self._cache:
+                self._cache.move_to_end(chunk)
+                return self._cache[chunk]
+        problem = ""
+        for place in self.places(chunk):
+            for _ in range(2):  # A byte that flipped on the way is right the second time.
+                try:
+                    return self._remember(chunk, self._fetch(chunk, place))
+                except (Damaged, NotFound) as error:
+                    problem = f"{pack_key(place.pack)}: {error}"
+        raise Damaged(problem, hint="vbackup verify, then a new backup heals what it still has")
+
+    def _fetch(self, chunk: bytes, place: Location) -> bytes:
+        blob = self._store.get(pack_key(place.pack), place.offset, place.stored)
+        return self._open(chunk, place, blob)
+
+    def _open(self, chunk: bytes, place: Location, blob: bytes | memoryview) -> bytes:
+        if len(blob) != place.stored:
+            raise Damaged(f"cut short at byte {place.offset + len(blob)}")
+        return open_chunk(self._seal, self._hasher, chunk, place.codec, place.length, blob)
+
+    def _remember(self, chunk: bytes, data: bytes) -> bytes:
+        with self._lock:
+            self._cache[chunk] = data
+            while len(self._cache) > _CACHED:
+                self._cache.popitem(last=False)
+        return data
+
+    # ------------------------------------------------------------ streams
+
+    def read(self, artifact: Artifact) -> Iterator[bytes]:
+        """See `Repository.read`."""
+        digest = hashlib.sha256()
+        for data in self.read_range(artifact, 0, artifact.length):
+            digest.update(data)
+            yield data
+        if digest.hexdigest() != artifact.sha256:
+            raise Damaged(f"{artifact.name}: bytes 0-{artifact.length} do not match its SHA-256")
+
+    def read_range(self, artifact: Artifact, start: int, length: int) -> Iterator[bytes]:
+        """These bytes, or fewer where the artifact ends earlier; only their chunks are read.
+
+        Raises Damaged with artifact and byte range."""
+        stop = min(start + length, artifact.length)
+        position = -1
+        for position, piece, data in self._stream(artifact, start, stop):
+            if isinstance(data, Damaged):
+                raise Damaged(
+                    f"{artifact.name}: bytes {position}-{position + piece.length} are damaged: "
+                    f"{data}",
+                    hint=data.hint,
+                )
+            wanted = data[max(0, start - position) : stop - position]
+            if wanted:
+                yield wanted
+
+    def damage(self, artifact: Artifact) -> Iterator[tuple[int, int, str]]:
+        """Read it all; every damaged range (start, stop, why) instead of the first only."""
+        for position, piece, data in self._stream(artifact, 0, artifact.length):
+            if isinstance(data, Damaged):
+                yield position, position + piece.length, str(data)
+
+    def pieces(
+        self, artifact: Artifact, seen: Callable[[Piece], None] = lambda _: None
+    ) -> Iterator[Piece]:
+        """The artifact's content chunks in order; `seen` is told of its recipe's own chunks.
+
+        Raises Damaged, naming the artifact and the byte where the recipe breaks."""
+        position = 0
+        try:
+            for piece in recipe.pieces(artifact, self.length, self.fetch, seen):
+                yield piece
+                position += piece.length
+        except Damaged as error:
+            raise Damaged(
+                f"{artifact.name}: bytes {position}-{artifact.length} are damaged: {error}",
+                hint=error.hint,
+            ) from None
+
+    def _stream(
+        self, artifact: Artifact, start: int, stop: int
+    ) -> Iterator[tuple[int, Piece, bytes | Damaged]]:
+        """Position, piece and content of all chunks that touch the range, fetched ahead."""
+        wanted = _Window(self.pieces(artifact), start, stop)
+        batches = self._batches(iter(wanted))
+        flight: deque[tuple[_Batch, Future[list[bytes | Damaged]]]] = deque()
+        pool = ThreadPoolExecutor(_JOBS, thread_name_prefix="vbackup-read")
+        position: int | None = None
+        try:
+            while True:
+                while len(flight) < _AHEAD and (batch := next(batches, None)) is not None:
+                    flight.append((batch, pool.submit(self._fetch_batch, batch)))
+                if not flight:
+                    break
+                batch, future = flight.popleft()
+                position = wanted.first if position is None else position
+                for piece, data in zip(batch.pieces, future.result(), strict=True):
+                    yield position, piece, data
+                    position += piece.length
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _batches(self, pieces: Iterator[Piece]) -> Iterator[_Batch]:
+        batch = _Batch()
+        for piece in pieces:
+            try:
+                place = self.places(piece.chunk)[0]
+            except Damaged:
+                place = None
+            if not batch.takes(place):
+                yield batch
+                batch = _Batch()
+            batch.pieces.append(piece)
+            batch.plain += piece.length
+            if place is not None:
+                batch.places.append(place)
+        if batch.pieces:
+            yield batch
+
+    def _fetch_batch(self, batch: _Batch) -> list[bytes | Damaged]:
+        blobs = self._blobs(batch) if len(batch.pieces) > 1 else {}
+        return [self._content(piece, blobs) for piece in batch.pieces]
+
+    def _blobs(self, batch: _Batch) -> dict[bytes, tuple[Location, memoryview]]:
+        first, last = batch.places[0], batch.places[-1]
+        length = last.offset + last.stored - first.offset
+        try:
+            data = memoryview(self._store.get(pack_key(first.pack), first.offset, length))
+        except NotFound:
+            return {}
+        found = {}
+        for piece, place in zip(batch.pieces, batch.places, strict=True):
+            begin = place.offset - first.offset
+            found[piece.chunk] = place, data[begin : begin + place.stored]
+        return found
+
+    def _content(
+        self, piece: Piece, blobs: dict[bytes, tuple[Location, memoryview]]
+    ) -> bytes | Damaged:
+        try:
+            if piece.chunk in blobs:
+                place, blob = blobs[piece.chunk]
+                try:
+                    data = self._open(piece.chunk, place, blob)
+                except Damaged:
+                    data = self.fetch(piece.chunk)
+            else:
+                data = self.fetch(piece.chunk)
+        except Damaged as error:
+            return error
+        if len(data) != piece.length:
+            return Damaged(f"a chunk of {len(data)} bytes where the recipe says {piece.length}")
+        return data
+
+
+class _Window:
+    """The pieces that touch a range; `first` is where the first of them begins."""
+
+    def __init__(self, pieces: Iterator[Piece], start: int, stop: int) -> None:
+        self._pieces = pieces
+        self._start = start
+        self._stop = stop
+        self.first = 0
+
+    def __iter__(self) -> Iterator[Piece]:
+        position = 0
+        started = False
+        for piece in self._pieces:
+            if position >= self._stop and started:
+                return
+            if position + piece.length > self._start and position < self._stop:
+                if not started:
+                    self.first, started = position, True
+                yield piece
+            position += piece.length

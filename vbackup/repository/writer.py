@@ -1,0 +1,219 @@
+"""One backup being written: streams in, packs and index out, the manifest last."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from vbackup.errors import AlreadyExists, Damaged, Failed, NotFound, VbackupError
+from vbackup.model.manifest import Artifact, Manifest, Statistics
+from vbackup.ports import Buffer, Clock, ObjectStore, Step
+from vbackup.repository import manifest as manifests
+from vbackup.repository.chunker import Chunker, Window
+from vbackup.repository.codec import Compression, Seal
+from vbackup.repository.index import ChunkIndex
+from vbackup.repository.keys import ChunkHasher
+from vbackup.repository.lease import Lease
+from vbackup.repository.packs import Entries, pack_key, seal_chunk, stored_packs
+from vbackup.repository.recipe import Piece, RecipeWriter
+from vbackup.repository.uploader import PackUploader
+
+_IN_FLIGHT = 32
+
+
+@dataclass(frozen=True, slots=True)
+class WriterParts:
+    """What a writer is made of; `lease` is held while it lives, `release` is called at its end."""
+
+    store: ObjectStore
+    seal: Seal
+    hasher: ChunkHasher
+    chunker: Chunker
+    compression: Compression
+    index: ChunkIndex
+    uploader: PackUploader
+    lease: Lease
+    release: Callable[[], None]
+    clock: Clock
+
+
+class Writer:
+    """`vbackup.ports.BackupWriter`. After a failed upload every call raises that failure."""
+
+    def __init__(self, backup_id: str, parts: WriterParts) -> None:
+        self._id = manifests.check_id(backup_id)
+        self._parts = parts
+        jobs = min(8, (os.cpu_count() or 1))
+        self._pool = ThreadPoolExecutor(jobs, thread_name_prefix="vbackup-chunks")
+        self._slots = threading.BoundedSemaphore(2 * jobs + 1)
+        self._lock = threading.Lock()
+        self._claimed: set[bytes] = set()
+        self._used: set[bytes] = set()
+        self._bytes_read = 0
+        self._chunks_new = 0
+        self._chunks_reused = 0
+        parts.uploader.stored = self._stored_chunks
+        self._started = parts.clock.monotonic()
+        self._closed = False
+
+    @property
+    def id(self) -> str:
+        return self._id
+
+    # ------------------------------------------------------------ streams
+
+    def add(self, name: str, stream: Iterable[Buffer], *, step: Step | None = None) -> Artifact:
+        """See `BackupWriter.add`. Raises Usage for a name that climbs (`manifest.artifact_name`
+        makes good ones of any text)."""
+        manifests.check_name(name)
+        digest = hashlib.sha256()
+        length = 0
+        recipe = RecipeWriter(self._parts.chunker, self._store)
+        flight: deque[Future[list[Piece]]] = deque()
+        try:
+            for window in self._parts.chunker.windows(stream):
+                flight.append(self._submit(window))
+                digest.update(window.data)
+                length += len(window.data)
+                while flight and (flight[0].done() or len(flight) >= _IN_FLIGHT):
+                    recipe.extend(flight.popleft().result())
+                if step is not None:
+                    step.advance(len(window.data))
+            while flight:
+                recipe.extend(flight.popleft().result())
+        finally:
+            for future in flight:
+                future.cancel()
+        root, depth = recipe.finish()
+        with self._lock:
+            self._bytes_read += length
+        return Artifact(name, length, digest.hexdigest(), root, depth)
+
+    def _submit(self, window: Window) -> Future[list[Piece]]:
+        self._parts.uploader.check()
+        self._slots.acquire()
+        try:
+            future = self._pool.submit(self._store_window, window)
+        except RuntimeError:
+            self._slots.release()
+            raise Failed(f"backup {self._id} has ended already") from None
+        future.add_done_callback(lambda _: self._slots.release())
+        return future
+
+    def _store_window(self, window: Window) -> list[Piece]:
+        return [self._store(chunk) for chunk in window.chunks()]
+
+    def _store(self, data: Buffer) -> Piece:
+        chunk = self._parts.hasher.id(data)
+        if self._claim(chunk):
+            codec, payload = self._parts.compression.pack(data)
+            blob = seal_chunk(self._parts.seal, chunk, codec, len(data), payload)
+            self._parts.uploader.append(chunk, blob, len(data), codec)
+        return Piece(chunk, len(data))
+
+    def _claim(self, chunk: bytes) -> bool:
+        """Whether this caller must store the chunk: nobody did, nobody is about to."""
+        with self._lock:
+            known = self._parts.index.find(chunk)
+            if known is not None:
+                self._used.add(known.pack)
+            new = known is None and chunk not in self._claimed
+            if new:
+                self._claimed.add(chunk)
+                self._chunks_new += 1
+            else:
+                self._chunks_reused += 1
+        return new
+
+    def _stored_chunks(self, entries: Entries) -> None:
+        with self._lock:
+            self._claimed.difference_update(map(bytes, entries["id"]))
+
+    # ------------------------------------------------------------ the end
+
+    def publish(self, manifest: Manifest) -> Manifest:
+        """See `BackupWriter.publish`. Raises Locked when the lease was lost, Failed when a pack
+        that the backup relies on is not there; then no backup appears."""
+        if manifest.id != self._id:
+            raise Failed(f"manifest {manifest.id} published by the writer of {self._id}")
+        try:
+            self._parts.uploader.flush()
+            self._check_packs()
+            self._parts.lease.confirm()
+            final = replace(manifest, statistics=self._statistics())
+            self._put_manifest(final)
+        finally:
+            self._close()
+        return final
+
+    def abort(self) -> None:
+        """See `BackupWriter.abort`. Indexes what was uploaded where the store still answers."""
+        if self._closed:
+            return
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        try:
+            with suppress(VbackupError):
+                self._parts.uploader.flush()
+        finally:
+            self._close()
+
+    def _statistics(self) -> Statistics:
+        return Statistics(
+            bytes_read=self._bytes_read,
+            chunks_new=self._chunks_new,
+            chunks_reused=self._chunks_reused,
+            bytes_uploaded=self._parts.uploader.bytes_uploaded,
+            seconds=round(self._parts.clock.monotonic() - self._started, 3),
+        )
+
+    def _check_packs(self) -> None:
+        """Every pack that this backup relies on is stored, whole: new ones as well as reused."""
+        sizes = self._parts.index.packs
+        listed = stored_packs(self._parts.store)
+        for pack in self._used | self._parts.uploader.packs:
+            # A listing may lag behind a write; a request for the object itself does not.
+            stat = listed.get(pack) or self._parts.store.stat(pack_key(pack))
+            if stat is None or stat.size != sizes[pack]:
+                raise Failed(
+                    f"pack {pack.hex()[:16]} of backup {self._id} is missing or cut short",
+                    hint="run the backup again: only what is missing is uploaded",
+                    retryable=True,
+                )
+
+    def _put_manifest(self, manifest: Manifest) -> None:
+        parts = self._parts
+        key = manifests.manifest_key(self._id)
+        data = manifests.encode(parts.seal, manifest)
+        if not parts.store.conditional and parts.store.stat(key) is not None:
+            raise AlreadyExists(f"backup {self._id} exists already")
+        try:
+            parts.store.put(key, data, if_absent=True)
+        except AlreadyExists:
+            # A repeated request may have met its own first try.
+            if self._stored(key) != data:
+                raise
+        try:
+            if self._stored(key) != data:
+                raise Damaged(f"the manifest of {self._id} was not stored as it was written")
+            parts.lease.confirm()
+        except VbackupError:
+            parts.store.delete([key])
+            raise
+
+    def _stored(self, key: str) -> bytes | None:
+        try:
+            return self._parts.store.get(key)
+        except NotFound:
+            return None
+
+    def _close(self) -> None:
+        self._closed = True
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._parts.uploader.close()
+        self._parts.release()
