@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import LiteralString
 
@@ -10,7 +10,7 @@ import psycopg
 from psycopg import conninfo
 
 from vbackup.config import PostgresConfig
-from vbackup.errors import NotFound, Unreachable, Usage
+from vbackup.errors import Denied, NotFound, Refused, Usage, VbackupError
 from vbackup.postgres.failures import connect_failure, translated
 
 
@@ -170,13 +170,18 @@ def one(
     return row
 
 
-def maintenance(config: PostgresConfig) -> Connection:
-    """A session for CREATE, ALTER and DROP DATABASE: on `postgres`, else on `template1`, else on
-    the database that the DSN names."""
-    last: Exception | None = None
-    for database in ("postgres", "template1", None):
+def maintenance(config: PostgresConfig, avoid: Sequence[str] = ()) -> Connection:
+    """A session for CREATE, ALTER and DROP DATABASE, on a database that is not to be avoided:
+    `postgres`, else `template1`, else the one that the DSN names.
+
+    Raises NotFound, Denied, Unreachable.
+    """
+    last: VbackupError | None = None
+    for database in ("postgres", "template1", parameters(config).get("dbname")):
+        if database in avoid:
+            continue
         try:
             return connect(config, database=database)
-        except NotFound as error:
-            last = error
-    raise last or Unreachable("no database to connect to")
+        except (NotFound, Denied) as error:
+            last = last or error
+    raise last or Refused("no other database to connect to", hint="create the database postgres")

@@ -1,0 +1,91 @@
+"""Puts a restored database in the live one's place.
+
+Both renames are one transaction: after a crash either all or nothing of it is true. What has to
+be committed before is only that the two databases take no new sessions (a rename needs them
+empty); a crash right there leaves the live database closed, and
+`ALTER DATABASE <live> ALLOW_CONNECTIONS true` opens it. Every failure that is not a crash opens
+both again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+import psycopg
+from psycopg import sql
+
+from vbackup.errors import AlreadyExists, NotFound, Refused
+from vbackup.ports import Clock
+from vbackup.postgres import databases
+from vbackup.postgres.connection import Connection
+
+SESSIONS_TIMEOUT = 10.0
+_POLL = 0.05
+
+
+def swap(connection: Connection, live: str, restored: str, keep_as: str, clock: Clock) -> None:
+    """Rename live to keep_as and restored to live. Sessions on either are ended.
+
+    `connection` must be on another database. Raises NotFound, AlreadyExists, Refused.
+    """
+    for name in (live, restored):
+        if not databases.exists(connection, name):
+            raise NotFound(f'there is no database "{name}"')
+    if databases.exists(connection, keep_as):
+        raise AlreadyExists(f'database "{keep_as}" exists already')
+    try:
+        _allow(connection, (live, restored), "false")
+        _empty(connection, (live, restored), clock)
+        with connection.transaction():
+            _rename(connection, live, keep_as)
+            _rename(connection, restored, live)
+            _allow(connection, (live, keep_as), "true")
+    except BaseException:
+        with suppress(psycopg.Error):
+            _allow(connection, (live, restored), "true")
+        raise
+
+
+def _empty(connection: Connection, names: Sequence[str], clock: Clock) -> None:
+    """End the sessions on these databases and wait until they are gone."""
+    deadline = clock.monotonic() + SESSIONS_TIMEOUT
+    while left := _sessions(connection, names):
+        if clock.monotonic() >= deadline:
+            raise Refused(
+                f"sessions remain: {', '.join(left)}",
+                hint="end them (or the prepared transactions) and try again",
+            )
+        clock.sleep(_POLL)
+
+
+def _sessions(connection: Connection, names: Sequence[str]) -> list[str]:
+    """Who is still there; each is told to end."""
+    rows = connection.execute(
+        """
+        SELECT pg_catalog.format('%%s (%%s, pid %%s)', datname, usename, pid),
+               pg_catalog.pg_terminate_backend(pid)
+        FROM pg_catalog.pg_stat_activity
+        WHERE datname = ANY (%s::text[]) AND backend_type <> 'autovacuum worker'
+        UNION ALL
+        SELECT pg_catalog.format('%%s (prepared transaction %%s)', database, gid), NULL
+        FROM pg_catalog.pg_prepared_xacts WHERE database = ANY (%s::text[])
+        """,
+        (list(names), list(names)),
+    )
+    return [str(who) for who, _ in rows]
+
+
+def _allow(connection: Connection, names: Sequence[str], allowed: str) -> None:
+    for name in names:
+        connection.execute(
+            sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}").format(
+                sql.Identifier(name), sql.SQL(allowed)
+            )
+        )
+
+
+def _rename(connection: Connection, name: str, new: str) -> None:
+    connection.execute(
+        sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(name), sql.Identifier(new))
+    )

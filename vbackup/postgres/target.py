@@ -1,0 +1,151 @@
+"""The server that a database is restored into: the RecordTarget that the engine knows."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from vbackup.config import PostgresConfig, WatermarkConfig
+from vbackup.errors import Failed, NotFound, Refused
+from vbackup.model.manifest import PostgresPart
+from vbackup.ports import Clock, Reporter
+from vbackup.postgres import client_tools, databases, preflight, renaming
+from vbackup.postgres.connection import (
+    Connection,
+    connect,
+    maintenance,
+    one,
+    parameters,
+    reached,
+)
+from vbackup.postgres.failures import translated
+from vbackup.postgres.restore import OpenArtifact, Restore, counted, grant_one_by_one
+from vbackup.postgres.source import PostgresSource
+
+
+class PostgresTarget:
+    """RecordTarget over one server; the DSN's database need not exist."""
+
+    def __init__(
+        self,
+        config: PostgresConfig,
+        watermark: WatermarkConfig | None = None,
+        *,
+        clock: Clock,
+        reporter: Reporter | None = None,
+    ) -> None:
+        self._config = config
+        self._watermark = watermark or WatermarkConfig()
+        self._clock = clock
+        self._reporter = reporter
+        self._warnings: dict[str, list[str]] = {}
+
+    def preflight(self, part: PostgresPart, database: str) -> list[str]:
+        """Everything that would make the restore fail, found before anything is created. Empty
+        when all is well. Raises Denied, Unreachable when the server cannot be looked at."""
+        with self._maintenance("looking at the server") as connection:
+            return preflight.problems(connection, self._config, part, database)
+
+    def prepare(self, part: PostgresPart, database: str) -> None:
+        """Create the empty database, as the backed up one was. Raises AlreadyExists, Denied."""
+        with self._maintenance(f'creating database "{database}"') as connection:
+            self._warnings[database] = databases.create(connection, part.facts, database)
+
+    def load(
+        self,
+        part: PostgresPart,
+        database: str,
+        open_artifact: OpenArtifact,
+        report: Reporter,
+    ) -> list[str]:
+        """Restore schema, data, then indexes and constraints, and gather statistics.
+
+        Returns warnings: owners and privileges that this server has no roles for, a locale that
+        it does not have. Raises Failed on anything else, with the object.
+        """
+        main = next((dump for dump in part.dumps if dump.kind == "main"), None)
+        if main is None:
+            raise NotFound("the backup has no main archive of its database")
+        tables = [dump for dump in part.dumps if dump.kind == "table"]
+        connection = connect(self._config, database=database)
+        with closing(connection), translated(f'restoring database "{database}"'):
+            restore = self._restore(connection, part)
+            total = sum(dump.artifact.length for dump in (main, *tables))
+            with self._spooled() as path, report.step("restore rows", total=total) as step:
+                step.detail("fetching the main archive")
+                main_blocks = counted(open_artifact(main), step)
+                with closing(main_blocks), path.open("wb") as spool:
+                    spool.writelines(main_blocks)
+                restore.run(path, tables, open_artifact, step)
+            if restore.superuser:
+                grant_one_by_one(connection, restore.retry)
+            with report.step("analyze", unit="tables"):
+                connection.execute("ANALYZE")
+        return self._warnings.pop(database, []) + restore.warnings
+
+    def drop(self, database: str) -> None:
+        """Remove a database and end its sessions; one that does not exist is fine.
+
+        Raises Refused for the database that the DSN names.
+        """
+        if database == parameters(self._config).get("dbname"):
+            raise Refused(
+                f'database "{database}" is the live one', hint="drop it by hand if you mean it"
+            )
+        self._warnings.pop(database, None)
+        with self._maintenance(f'dropping database "{database}"', database) as connection:
+            databases.drop(connection, database)
+
+    def swap(self, live: str, restored: str, keep_as: str) -> None:
+        """Rename live to keep_as and restored to live, both or neither.
+
+        Raises NotFound, AlreadyExists, Refused while sessions remain.
+        """
+        doing = f'switching database "{live}" to "{restored}"'
+        with self._maintenance(doing, live, restored) as connection:
+            renaming.swap(connection, live, restored, keep_as, self._clock)
+
+    def source(self, database: str) -> PostgresSource:
+        """The restored database, to reconcile it."""
+        return PostgresSource(
+            self._config,
+            self._watermark,
+            clock=self._clock,
+            reporter=self._reporter,
+            database=database,
+        )
+
+    def _restore(self, connection: Connection, part: PostgresPart) -> Restore:
+        major = client_tools.major_of(part.client_version)
+        rows = connection.execute("SELECT rolname FROM pg_catalog.pg_roles")
+        (superuser,) = one(
+            connection, "SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user"
+        )
+        return Restore(
+            tools=client_tools.for_restore(self._config, major),
+            params=reached(connection),
+            jobs=self._config.jobs,
+            roles=frozenset(str(name) for (name,) in rows),
+            superuser=bool(superuser),
+        )
+
+    @contextmanager
+    def _spooled(self) -> Iterator[Path]:
+        """A file for the main archive, which pg_restore reads three times."""
+        try:
+            directory = tempfile.TemporaryDirectory(prefix="vbackup-", dir=self._watermark.work_dir)
+            with directory as name:
+                yield Path(name) / "main.dump"
+        except OSError as error:
+            raise Failed(
+                f"the main archive could not be kept in a file: {error.strerror}",
+                hint="set watermark.work_dir to a directory with enough space",
+            ) from error
+
+    @contextmanager
+    def _maintenance(self, doing: str, *avoid: str) -> Iterator[Connection]:
+        connection = maintenance(self._config, avoid)
+        with closing(connection), translated(doing):
+            yield connection
