@@ -127,7 +127,7 @@ def torture(
     def run(scenario: Scenario, strategy: Strategy = "capture") -> Outcome:
         app = application(scenario)
         config = _config(app, strategy, postgres_server, qdrant_server, tmp_path)
-        wiring.create_repository(config)
+        wiring.create_repository(config.repository)
         backup = run_backup(config)
         app.quiesce()
         live = compare(app.dsn, app.store, scenario)
@@ -210,7 +210,7 @@ def run_backup(config: Config) -> BackupResult:
     )
     return Backup(
         pair=Pair(wiring.record_source(config), wiring.point_source(config)),
-        repository=wiring.open_repository(config),
+        repository=wiring.open_repository(config.repository),
         links=links_of(config),
         ignore=config.ignore,
         options=options,
@@ -222,7 +222,7 @@ def run_backup(config: Config) -> BackupResult:
 def run_restore(config: Config, backup_id: str, directory: Path) -> RestoreResult:
     """What `vbackup restore` does: new names beside the live pair."""
     restore = Restore(
-        repository=wiring.open_repository(config),
+        repository=wiring.open_repository(config.repository),
         records=wiring.record_target(config),
         points=wiring.point_target(config),
         settings=RestoreSettings(work_dir=directory / "work", settle_timeout=60.0),

@@ -113,9 +113,10 @@ class Application:
         with self._connect(self.dsn) as connection:
             self._copy_rows(connection, changes)
         loaded = self._points.load(changes)
-        for change in changes:
-            self._ledger.release(change.key, "published")
-        self._ledger.heat([change.key for change in changes[: self.scenario.hot_rows]])
+        writable = [c.key for c in changes if c.passage.section != self.scenario.archive]
+        for key in writable:
+            self._ledger.release(key, "published")
+        self._ledger.heat(writable[: self.scenario.hot_rows])
         return loaded
 
     def start(self) -> None:
@@ -124,6 +125,7 @@ class Application:
             scenario=self.scenario,
             connect=lambda: self._connect(self.dsn),
             ledger=self._ledger,
+            passages=[p for p in library() if p.section != self.scenario.archive],
             points=self._points,
             queue=self._queue,
             stop=self._stop,
@@ -166,6 +168,12 @@ class Application:
             name = sql.Identifier(self.name)
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
         self.store.drop()
+
+    def exists(self) -> bool:
+        """Whether anything of the application is left: its database or its collection."""
+        with self._connect(self._server) as connection:
+            found = connection.execute("SELECT FROM pg_database WHERE datname = %s", (self.name,))
+            return found.fetchone() is not None or self.store.exists()
 
     # -------------------------------------------------------------- facts
 

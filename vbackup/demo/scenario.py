@@ -52,7 +52,7 @@ class Scenario:
     under a name of its own, for the oracle alone. `unwaited` is the share of point writes sent
     with wait=false. `long_share` of the writes are transactions of several rows that stay open
     for `long_seconds`. `fenced` writers hold the advisory fence around every dual write, which
-    needs `order="in-transaction"`.
+    needs `order="in-transaction"`. Documents of the section `archive` are never written to.
     """
 
     seed: int = 1
@@ -76,6 +76,7 @@ class Scenario:
     savepoint_share: float = 0.0
     optimizers: bool = False
     fenced: bool = False
+    archive: str = ""
 
     def __post_init__(self) -> None:
         if self.points == "many" and self.link == "id":

@@ -64,6 +64,9 @@ class VectorStore:
             settings["hnsw_config"] = {"full_scan_threshold": 10, "m": 8, "ef_construct": 32}
         self.call("PUT", self._path, settings)
 
+    def exists(self) -> bool:
+        return bool(self.call("GET", f"{self._path}/exists")["exists"])
+
     def index(self, field: str, schema: str) -> None:
         body = {"field_name": field, "field_schema": schema}
         self.call("PUT", f"{self._path}/index?wait=true", body)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psycopg
 
 from vbackup.demo.content import Change, Key, parts, revised
-from vbackup.demo.corpus import Passage, library
+from vbackup.demo.corpus import Passage
 from vbackup.demo.index_queue import IndexQueue
 from vbackup.demo.ledger import Ledger, State
 from vbackup.demo.point_writer import PointWriter
@@ -27,6 +27,7 @@ class Desk:
     scenario: Scenario
     connect: Callable[[], psycopg.Connection]
     ledger: Ledger
+    passages: Sequence[Passage]
     points: PointWriter
     queue: IndexQueue
     stop: threading.Event
@@ -95,7 +96,7 @@ class Writer(threading.Thread):
             return self._taken(ledger.take(rng, "published", hot=True), "update", "published")
         verb = self._scenario.mix.draw(rng)
         if verb == "insert":
-            passage = rng.choice(library())
+            passage = rng.choice(self._desk.passages)
             key = ledger.fresh(rng, passage)
             return Edit(key, "insert", "deleted", "published", passage)
         if verb == "reinsert":
