@@ -1,0 +1,117 @@
+"""One child process that reads one shard snapshot; opened when first asked, and replaceable."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, TypeVar
+
+from vbackup.errors import Damaged, Failed
+from vbackup.qdrant.edge_protocol import Answer, Ready, Request, Trouble, receive_answer, send
+from vbackup.qdrant.unpack import unpack
+
+ENDING = 10.0
+"""Seconds for a process that closed its pipe to be gone."""
+
+A = TypeVar("A", bound=Answer)
+
+
+class EdgeProcess:
+    """Thread-safe: one request at a time. `close` ends the process and removes its files."""
+
+    def __init__(self, tar: Path, directory: Path, *, vectors: bool) -> None:
+        self._tar = tar
+        self._directory = directory
+        self._vectors = vectors
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._unpacked: Path | None = None
+        self._log: IO[bytes] | None = None
+
+    def ask(self, request: Request, expected: type[A]) -> A:
+        """The answer. Raises Damaged when the engine cannot read the shard or dies of it."""
+        with self._lock:
+            process = self._process or self._start()
+            return self._expect(process, request, expected)
+
+    def close(self) -> None:
+        with self._lock:
+            self._end()
+            if self._unpacked:
+                shutil.rmtree(self._unpacked, ignore_errors=True)
+                self._unpacked = None
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        if self._unpacked is None:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._unpacked = Path(tempfile.mkdtemp(prefix="shard-", dir=self._directory))
+            unpack(self._tar, self._unpacked, vectors=self._vectors)
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "vbackup.qdrant.edge_worker", str(self._unpacked)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            start_new_session=True,
+        )
+        self._process = process
+        self._expect(process, None, Ready)
+        return process
+
+    def _expect(
+        self, process: subprocess.Popen[bytes], request: Request | None, expected: type[A]
+    ) -> A:
+        if process.stdin is None or process.stdout is None:
+            raise Failed("the offline reader has no pipes")
+        answer: Answer | None = None
+        # A broken pipe means that the process has died, which the missing answer tells better.
+        with suppress(BrokenPipeError):
+            if request is not None:
+                send(process.stdin, request)
+            answer = receive_answer(process.stdout)
+        if isinstance(answer, expected):
+            return answer
+        if isinstance(answer, Trouble):
+            raise self._damaged(answer.message)
+        raise self._damaged(self._last_words(process))
+
+    def _last_words(self, process: subprocess.Popen[bytes]) -> str:
+        """How the process ended, and the last thing it said."""
+        try:
+            code = process.wait(ENDING)
+        except subprocess.TimeoutExpired:
+            return "the reader stopped answering"
+        how = f"signal {-code}" if code < 0 else f"exit {code}"
+        said = b""
+        if self._log:
+            self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - 2000))
+            said = self._log.read().strip().rpartition(b"\n")[2]
+        return f"the reader died ({how}) {said.decode('utf-8', 'replace')}".strip()
+
+    def _damaged(self, reason: str) -> Damaged:
+        self._end()
+        return Damaged(
+            f"{self._tar.name} cannot be read: {reason}",
+            hint="the shard snapshot is damaged; take a new backup, or verify an older one",
+        )
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        if process:
+            for pipe in (process.stdin, process.stdout):
+                if pipe:
+                    with suppress(OSError):
+                        pipe.close()
+            # It writes nothing that anybody needs: no reason to be gentle.
+            process.kill()
+            process.wait()
+        if self._log:
+            self._log.close()
+            self._log = None

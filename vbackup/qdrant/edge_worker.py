@@ -1,0 +1,167 @@
+"""The process that reads one unpacked shard with Qdrant's engine: `python -m ... DIRECTORY`.
+
+Damaged data can make the engine abort or take all memory. So it runs here, behind a memory
+limit, and whatever happens to it is only an answer that does not come.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from pathlib import Path
+from typing import Any, BinaryIO
+from uuid import UUID
+
+import qdrant_edge
+
+from vbackup.model.blocks import PointBlock, PointId
+from vbackup.model.link import Link
+from vbackup.qdrant.edge_protocol import (
+    Answer,
+    Columns,
+    Lookup,
+    Ready,
+    Request,
+    Scan,
+    Trouble,
+    Whole,
+    WholePoints,
+    receive_request,
+    send,
+)
+from vbackup.qdrant.projection import Payload, Projection
+
+GIB = 1 << 30
+
+
+def main() -> None:
+    """Serve requests from standard input until it ends."""
+    directory = Path(sys.argv[1])
+    answers = _own_stdout()
+    _limit_memory(directory)
+    try:
+        shard = Shard(directory)
+    except BaseException as error:  # noqa: BLE001 - panics and aborts are what it is for
+        send(answers, Trouble(_text(error)))
+        return
+    send(answers, Ready(shard.count()))
+    while (request := receive_request(sys.stdin.buffer)) is not None:
+        send(answers, shard.answer(request))
+
+
+class Shard:
+    """One loaded shard."""
+
+    def __init__(self, directory: Path) -> None:
+        self._shard = qdrant_edge.EdgeShard.load(str(directory))
+        self._projections: dict[str, Projection] = {}
+
+    def count(self) -> int:
+        return int(self._shard.count(qdrant_edge.CountRequest(exact=True)))
+
+    def answer(self, request: Request) -> Answer:
+        try:
+            if isinstance(request, Scan):
+                return self._scan(request)
+            if isinstance(request, Lookup):
+                return self._lookup(request)
+            return self._whole(request)
+        except BaseException as error:  # noqa: BLE001 - the engine's panics are no Exceptions
+            return Trouble(_text(error))
+
+    def _scan(self, request: Scan) -> Columns:
+        projection = self._projection(request.link)
+        records, start = self._shard.scroll(
+            qdrant_edge.ScrollRequest(
+                offset=None if request.start is None else _edge_id(request.start),
+                limit=request.limit,
+                with_payload=projection.keys or False,
+                with_vector=False,
+            )
+        )
+        return _columns(projection, records, None if start is None else _point_id(start))
+
+    def _lookup(self, request: Lookup) -> Columns:
+        projection = self._projection(request.link)
+        ids = list(map(_edge_id, request.ids))
+        records = self._shard.retrieve(ids, projection.keys or False, False)
+        return _columns(projection, records, None)
+
+    def _whole(self, request: Whole) -> WholePoints:
+        records = self._shard.retrieve(list(map(_edge_id, request.ids)), True, True)
+        return WholePoints(
+            [(_point_id(r.id), _vectors(r.vector), r.payload or {}) for r in records]
+        )
+
+    def _projection(self, link: Link) -> Projection:
+        key = repr(link)
+        if key not in self._projections:
+            self._projections[key] = Projection(link)
+        return self._projections[key]
+
+
+def _columns(projection: Projection, records: list[Any], start: PointId | None) -> Columns:
+    ids = [_point_id(record.id) for record in records]
+    payloads: list[Payload] = (
+        [record.payload for record in records] if projection.keys else [None] * len(ids)
+    )
+    block: PointBlock = projection.block(ids, payloads)
+    return Columns(
+        ids=list(block.ids),
+        refs=list(block.refs),
+        versions=None if block.versions is None else list(block.versions),
+        tenants=None if block.tenants is None else list(block.tenants),
+        start=start,
+    )
+
+
+def _point_id(found: object) -> PointId:
+    return found if isinstance(found, int) else str(found)
+
+
+def _edge_id(id_: PointId) -> int | UUID | str:
+    return UUID(id_) if isinstance(id_, str) else id_
+
+
+def _vectors(found: object) -> object:
+    """Vectors as the REST API spells them."""
+    if isinstance(found, qdrant_edge.SparseVector):
+        return {"indices": list(found.indices), "values": list(found.values)}
+    if isinstance(found, dict):
+        return {name: _vectors(vector) for name, vector in found.items()}
+    return found
+
+
+def _own_stdout() -> BinaryIO:
+    """A private copy of standard output; what libraries print goes to standard error."""
+    own = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return own
+
+
+def _limit_memory(directory: Path) -> None:
+    """Cap the heap well above what intact data needs, far below what damaged data may ask for.
+
+    Mapped files do not count as data, so the heap limit can be tight however large the shard is.
+    """
+    sizes = {path: path.stat() for path in directory.rglob("*") if path.is_file()}
+    stored = sum(stat.st_blocks * 512 for stat in sizes.values())
+    tracker = sum(s.st_size for path, s in sizes.items() if "id_tracker" in path.name)
+    _limit(resource.RLIMIT_DATA, 2 * GIB + 3 * stored + 16 * tracker)
+    _limit(resource.RLIMIT_AS, 16 * GIB + 8 * sum(stat.st_size for stat in sizes.values()))
+    _limit(resource.RLIMIT_CORE, 0)
+
+
+def _limit(which: int, size: int) -> None:
+    _, hard = resource.getrlimit(which)
+    bounded = size if hard == resource.RLIM_INFINITY else min(size, hard)
+    resource.setrlimit(which, (bounded, hard))
+
+
+def _text(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:400]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Qdrant's and httpx's failures, turned into vbackup's once, the most specific first."""
+
+from __future__ import annotations
+
+import ssl
+
+import httpx
+import msgspec
+
+from vbackup.errors import (
+    AlreadyExists,
+    Denied,
+    Failed,
+    NotFound,
+    Refused,
+    Unreachable,
+    VbackupError,
+)
+
+_REACH = "check that Qdrant runs there and that [qdrant] url or nodes names it"
+_TLS = "set [qdrant] ca_file to the CA that signed the server's certificate"
+
+
+def of_transport(error: httpx.TransportError, what: str, location: str) -> VbackupError:
+    """The request never got a whole answer."""
+    cause = _tls_cause(error)
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return Failed(f"{location}: certificate not trusted ({cause.verify_message})", hint=_TLS)
+    if isinstance(cause, ssl.SSLError):
+        hint = "write http:// in [qdrant] url if the server does not use TLS"
+        return Failed(f"{location}: TLS failed ({cause.reason or cause})", hint=hint)
+    if isinstance(error, httpx.UnsupportedProtocol):
+        return Failed(f"{location}: not an http:// or https:// URL", hint=_REACH)
+    if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
+        hint = "raise [qdrant] timeout, or look at the server's load"
+        return Unreachable(f"Qdrant at {location} did not answer {what} in time", hint=hint)
+    reason = str(error) or type(error).__name__
+    return Unreachable(f"Qdrant at {location} does not answer {what}: {reason}", hint=_REACH)
+
+
+def _tls_cause(error: BaseException) -> ssl.SSLError | None:
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, ssl.SSLError):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def of_status(status: int, body: bytes, what: str, location: str) -> VbackupError:
+    """The server answered, with an error status."""
+    reason = _reason(body)
+    message = f"{what} on {location}: {reason or f'HTTP {status}'}"
+    if status in (401, 403):
+        return Denied(message, hint=_denied_hint(reason))
+    if status == 404:
+        return _of_missing(reason, message, location)
+    if status == 409:
+        return AlreadyExists(message, hint="choose another name, or drop what is there")
+    if status == 413:
+        return Failed(message, hint="raise service.max_request_size_mb on the server")
+    if status == 429 or status in (502, 503, 504):
+        return Unreachable(message, hint="the server or a proxy limits requests; try again later")
+    if status == 400 and "Help:" in reason:
+        hint = "strict mode of the collection forbids this; relax strict_mode_config and try again"
+        return Refused(message, hint=hint)
+    if 300 <= status < 400:
+        return Failed(message, hint="put the address it redirects to into [qdrant] url")
+    return Failed(message, retryable=status >= 500)
+
+
+def _of_missing(reason: str, message: str, location: str) -> VbackupError:
+    if reason.startswith(("Not found", "Not Found")):
+        return NotFound(message, hint="vbackup check lists the collections that are there")
+    hint = "check the path and port in [qdrant] url (REST is 6333 by default, gRPC is not spoken)"
+    return Failed(f"{location} does not look like a Qdrant REST API: {message}", hint=hint)
+
+
+def _denied_hint(reason: str) -> str:
+    if "write access" in reason or "manage" in reason.lower():
+        return "this key only reads; snapshots and restores need the server's full api_key"
+    return "set [qdrant] api_key, for instance to ${env:QDRANT_API_KEY}"
+
+
+def _reason(body: bytes) -> str:
+    """The message inside an error body, on one line and not longer than a line should be."""
+    try:
+        decoded = msgspec.json.decode(body)
+        status = decoded.get("status") if isinstance(decoded, dict) else None
+        text = status["error"] if isinstance(status, dict) else ""
+    except (msgspec.DecodeError, KeyError):
+        text = body[:1000].decode("utf-8", "replace")
+    return " ".join(str(text).split())[:400]

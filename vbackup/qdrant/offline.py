@@ -1,0 +1,147 @@
+"""Points out of shard snapshots, without a server: `vbackup.ports.PointReader` and whole points.
+
+Qdrant's engine (`qdrant-edge-py`) opens the unpacked shards, each in a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+from vbackup.errors import NotFound, Refused
+from vbackup.model.blocks import Point, PointBlock, PointId
+from vbackup.model.link import Link
+from vbackup.ports import ShardSpool
+from vbackup.qdrant.conditions import Admission, point_ids
+from vbackup.qdrant.edge_process import EdgeProcess
+from vbackup.qdrant.edge_protocol import Columns, Lookup, Scan, Whole, WholePoints
+from vbackup.qdrant.fanin import FanIn
+from vbackup.qdrant.projection import Projection, chosen, joined, reference
+
+PAGE = 10_000
+WHOLE = 256
+
+
+@contextmanager
+def open_offline(
+    tars: Mapping[str, Sequence[Path]], directory: Path, *, vectors: bool = False
+) -> Iterator[OfflinePoints]:
+    """The collections whose shard snapshots (tars as Qdrant streamed them) these files are.
+
+    `directory` gets the unpacked files (the payload's size; with `vectors` everything) until the
+    context ends. The files' hashes must have been checked before: damaged data can be read
+    without an error. Raises Refused without `qdrant-edge-py`; reading raises Damaged.
+    """
+    if find_spec("qdrant_edge") is None:
+        raise Refused(
+            "reading shard snapshots without a server needs qdrant-edge-py, which is not installed",
+            hint="pip install 'vbackup[edge]'; backups, restores and drills work without it",
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    room = Path(tempfile.mkdtemp(prefix="offline-", dir=directory))
+    shards = {
+        name: [EdgeProcess(tar, room, vectors=vectors) for tar in paths]
+        for name, paths in tars.items()
+    }
+    try:
+        yield OfflinePoints(shards)
+    finally:
+        for processes in shards.values():
+            for process in processes:
+                process.close()
+        shutil.rmtree(room, ignore_errors=True)
+
+
+@contextmanager
+def open_spools(spools: Sequence[ShardSpool], directory: Path) -> Iterator[OfflinePoints]:
+    """The same out of spools, once all of them are done. Raises what one of them failed with."""
+    tars: dict[str, list[Path]] = {}
+    for spool in spools:
+        spool.done.wait()
+        if spool.error:
+            raise spool.error
+        tars.setdefault(spool.ref.collection, []).append(spool.path)
+    with open_offline(tars, directory) as points:
+        yield points
+
+
+class OfflinePoints:
+    """Reads collections shard by shard, several shards at once."""
+
+    def __init__(self, shards: Mapping[str, Sequence[EdgeProcess]]) -> None:
+        self._shards = shards
+
+    def collections(self) -> Sequence[str]:
+        return sorted(self._shards)
+
+    def points(self, link: Link, collection: str) -> Iterator[PointBlock]:
+        """Every point that the link's filters admit, 10,000 read at a time, shards mixed."""
+        readers = [partial(_scan, shard, link) for shard in self._of(collection)]
+        if readers:
+            yield from FanIn(readers, workers=os.cpu_count() or 2)
+
+    def lookup(self, link: Link, collection: str, ids: Sequence[PointId]) -> PointBlock:
+        """These points, as far as they exist and the link's filters admit them."""
+        wanted = list(dict.fromkeys(ids))
+        blocks = [Projection(link).block([], [])]
+        for shard in self._of(collection):
+            for start in range(0, len(wanted), PAGE):
+                request = Lookup(link, wanted[start : start + PAGE])
+                blocks.append(_block(shard.ask(request, Columns)))
+        return joined(blocks)
+
+    def owned(self, link: Link, collection: str, keys: Sequence[str]) -> PointBlock:
+        """All points that refer to one of these keys; by payload, that is one scan of all."""
+        if link.by_id:
+            return self.lookup(link, collection, point_ids(keys))
+        wanted = set(keys)
+        empty = Projection(link).block([], [])
+        blocks = [chosen(block, wanted) for block in self.points(link, collection)]
+        return joined([empty, *(block for block in blocks if len(block))])
+
+    def fetch(self, link: Link, collection: str, keys: Sequence[str]) -> dict[str, list[Point]]:
+        """Whole points by the key they refer to (opened with `vectors`, else without vectors)."""
+        admits = Admission(link.filter, link.must_not)
+        wanted = set(keys)
+        found: dict[str, list[Point]] = {}
+        for point in self.fetch_ids(collection, self.owned(link, collection, keys).ids):
+            key = reference(link, point.id, point.payload)
+            if key is not None and key in wanted and admits(point.payload):
+                found.setdefault(key, []).append(point)
+        return found
+
+    def fetch_ids(self, collection: str, ids: Sequence[PointId]) -> list[Point]:
+        """Whole points by id; absent ones are left out."""
+        wanted = list(dict.fromkeys(ids))
+        found: list[Point] = []
+        for shard in self._of(collection):
+            for start in range(0, len(wanted), WHOLE):
+                answer = shard.ask(Whole(wanted[start : start + WHOLE]), WholePoints)
+                found += [Point(id_, vector, payload) for id_, vector, payload in answer.points]
+        return found
+
+    def _of(self, collection: str) -> Sequence[EdgeProcess]:
+        try:
+            return self._shards[collection]
+        except KeyError:
+            raise NotFound(f"the snapshots hold no collection {collection!r}") from None
+
+
+def _scan(shard: EdgeProcess, link: Link) -> Iterator[PointBlock]:
+    start: PointId | None = None
+    while True:
+        columns = shard.ask(Scan(link, start, PAGE), Columns)
+        yield _block(columns)
+        if columns.start is None:
+            return
+        start = columns.start
+
+
+def _block(columns: Columns) -> PointBlock:
+    return PointBlock(columns.ids, columns.refs, columns.versions, columns.tenants)

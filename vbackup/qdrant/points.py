@@ -1,0 +1,211 @@
+"""Points of live collections: pages of ids and versions, lookups, whole points.
+
+Plain REST pages with only the needed payload keys are the fastest way Qdrant has. The filters of
+a link run on the server, or here where strict mode forbids filters without an index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import msgspec
+
+from vbackup.errors import Refused
+from vbackup.model.blocks import Point, PointBlock, PointId
+from vbackup.model.link import Link
+from vbackup.qdrant.cluster import Cluster
+from vbackup.qdrant.conditions import (
+    Admission,
+    JsonFilter,
+    link_filter,
+    owned_filter,
+    point_ids,
+)
+from vbackup.qdrant.limits import Limits
+from vbackup.qdrant.projection import (
+    Projection,
+    chosen,
+    decode_page,
+    decode_records,
+    joined,
+    reference,
+)
+from vbackup.qdrant.rest import collection_path
+
+SCAN_INSTEAD = 4
+"""Filtered requests without a payload index cost the server a full scan each: from this many on,
+one scan with only the needed keys is cheaper."""
+
+
+class _Whole(msgspec.Struct, gc=False):
+    id: PointId
+    payload: dict[str, Any] | None = None
+    vector: Any = None
+    shard_key: str | int | None = None
+
+    def point(self) -> Point:
+        return Point(self.id, self.vector, self.payload or {}, self.shard_key)
+
+
+class _WholePage(msgspec.Struct):
+    points: list[_Whole]
+    next_page_offset: PointId | None = None
+
+
+class _WholePageAnswer(msgspec.Struct):
+    result: _WholePage
+
+
+class _WholeAnswer(msgspec.Struct):
+    result: list[_Whole]
+
+
+_decode_whole_page = msgspec.json.Decoder(_WholePageAnswer).decode
+_decode_whole = msgspec.json.Decoder(_WholeAnswer).decode
+
+
+class LivePoints:
+    """`vbackup.ports.PointReader` of a running deployment, and whole points out of it."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    def collections(self) -> Sequence[str]:
+        return self._cluster.names()
+
+    def points(self, link: Link, collection: str) -> Iterator[PointBlock]:
+        """Every point that the link's filters admit, in id order, 10,000 a block."""
+        limits = self._limits(collection)
+        conditions = link_filter(link)
+        by_server = not conditions or limits.unindexed_filters
+        projection = Projection(link, filtered=by_server)
+        body = self._body(projection, limits.page, conditions if by_server else {})
+        for raw, ready in self._pages(collection, body):
+            page = decode_page(raw).result
+            ready(page.next_page_offset)
+            yield projection.page(page.points)
+
+    def lookup(self, link: Link, collection: str, ids: Sequence[PointId]) -> PointBlock:
+        """These points, as far as they exist and the link's filters admit them."""
+        projection = Projection(link)
+        path = collection_path(collection, "points")
+        blocks = []
+        for chunk in _chunks(list(dict.fromkeys(ids)), self._limits(collection).matched):
+            body = {"ids": chunk, "with_payload": projection.keys or False, "with_vector": False}
+            raw = self._ask(path, body)
+            blocks.append(projection.page(decode_records(raw).result))
+        return joined(blocks or [projection.page([])])
+
+    def owned(self, link: Link, collection: str, keys: Sequence[str]) -> PointBlock:
+        """All points that refer to one of these keys.
+
+        References that no server can match (JSON text on the way), or that have no payload index
+        while there are many keys, cost one scan of the collection. A reference that is an array
+        is found by scans only.
+        """
+        if link.by_id:
+            return self.lookup(link, collection, point_ids(keys))
+        wanted = set(keys)
+        info = self._cluster.info(collection)
+        limits = Limits.of(info["config"])
+        chunks = list(_chunks(sorted(wanted), limits.matched))
+        if self._scan_pays(link, info["payload_schema"], len(chunks)):
+            return self._scanned(link, collection, wanted)
+        try:
+            return joined(
+                [block for c in chunks for block in self._matched(link, collection, c, limits)]
+                or [Projection(link).page([])]
+            )
+        except Refused:  # strict mode wants an index for each of these conditions
+            return self._scanned(link, collection, wanted)
+
+    def fetch(self, link: Link, collection: str, keys: Sequence[str]) -> dict[str, list[Point]]:
+        """Whole points, by the key they refer to; keys without points are left out."""
+        ids = self.owned(link, collection, keys).ids
+        admits = Admission(link.filter, link.must_not)
+        wanted = set(keys)
+        found: dict[str, list[Point]] = {}
+        for point in self.fetch_ids(collection, ids):
+            key = reference(link, point.id, point.payload)
+            if key is not None and key in wanted and admits(point.payload):
+                found.setdefault(key, []).append(point)
+        return found
+
+    def fetch_ids(self, collection: str, ids: Sequence[PointId]) -> list[Point]:
+        """Whole points by id; absent ones are left out. All of them are held in memory."""
+        path = collection_path(collection, "points")
+        found: list[Point] = []
+        if not ids:
+            return found
+        for chunk in _chunks(list(dict.fromkeys(ids)), self._limits(collection).whole):
+            raw = self._ask(path, {"ids": chunk, "with_payload": True, "with_vector": True})
+            found += [whole.point() for whole in _decode_whole(raw).result]
+        return found
+
+    def whole(self, collection: str) -> Iterator[Point]:
+        """Every point with payload and vectors, in id order."""
+        limit = self._limits(collection).whole
+        body = {"limit": limit, "with_payload": True, "with_vector": True}
+        for raw, ready in self._pages(collection, body):
+            page = _decode_whole_page(raw).result
+            ready(page.next_page_offset)
+            for point in page.points:
+                yield point.point()
+
+    def _scan_pays(self, link: Link, schema: dict[str, Any], requests: int) -> bool:
+        if owned_filter(link.ref, ()) is None:
+            return True
+        indexed = any(path.root in schema for path in link.ref)
+        return not indexed and requests >= SCAN_INSTEAD
+
+    def _scanned(self, link: Link, collection: str, wanted: set[str]) -> PointBlock:
+        blocks = [chosen(block, wanted) for block in self.points(link, collection)]
+        return joined(blocks or [Projection(link).page([])])
+
+    def _matched(
+        self, link: Link, collection: str, keys: Sequence[str], limits: Limits
+    ) -> Iterator[PointBlock]:
+        projection = Projection(link)
+        wanted = set(keys)
+        body = self._body(projection, limits.page, owned_filter(link.ref, keys) or {})
+        for raw, ready in self._pages(collection, body):
+            page = decode_page(raw).result
+            ready(page.next_page_offset)
+            yield chosen(projection.page(page.points), wanted)
+
+    def _body(self, projection: Projection, limit: int, conditions: JsonFilter) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "limit": limit,
+            "with_payload": projection.keys or False,
+            "with_vector": False,
+        }
+        if conditions:
+            body["filter"] = conditions
+        return body
+
+    def _pages(self, collection: str, body: dict[str, Any]) -> Iterator[tuple[bytes, Any]]:
+        """Raw pages of a scroll. The consumer tells the next offset, and while it works on one
+        page the server makes the next."""
+        path = collection_path(collection, "points", "scroll")
+        with ThreadPoolExecutor(1, thread_name_prefix="scroll") as pool:
+            pending: list[Future[bytes]] = [pool.submit(self._ask, path, body)]
+
+            def ready(offset: PointId | None) -> None:
+                if offset is not None:
+                    pending.append(pool.submit(self._ask, path, body | {"offset": offset}))
+
+            while pending:
+                yield pending.pop().result(), ready
+
+    def _ask(self, path: str, body: dict[str, Any]) -> bytes:
+        return self._cluster.ask("POST", path, body)
+
+    def _limits(self, collection: str) -> Limits:
+        return Limits.of(self._cluster.info(collection)["config"])
+
+
+def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -1,0 +1,148 @@
+"""What a link needs of each point, and how pages of points become blocks: live and offline alike.
+
+Only the needed payload keys are asked for, and whole columns are built at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from itertools import compress
+from typing import Any
+
+import msgspec
+
+from vbackup.model.blocks import PointBlock, PointId
+from vbackup.model.keys import canonical, composite
+from vbackup.model.link import JSON_STEP, Link, PayloadPath
+from vbackup.qdrant.conditions import Admission, filter_paths, server_key
+
+Payload = dict[str, Any] | None
+
+
+class Record(msgspec.Struct, gc=False):
+    """A point as the server tells it, without vectors."""
+
+    id: PointId
+    payload: Payload = None
+
+
+class Page(msgspec.Struct):
+    points: list[Record]
+    next_page_offset: PointId | None = None
+
+
+class _PageAnswer(msgspec.Struct):
+    result: Page
+
+
+class _RecordsAnswer(msgspec.Struct):
+    result: list[Record]
+
+
+decode_page = msgspec.json.Decoder(_PageAnswer).decode
+decode_records = msgspec.json.Decoder(_RecordsAnswer).decode
+
+
+class Projection:
+    """How one link reads points.
+
+    `filtered` tells that whoever delivers the points has applied the link's filters already, so
+    that their payload keys need not be read.
+    """
+
+    def __init__(self, link: Link, *, filtered: bool = False) -> None:
+        self._link = link
+        self._admits = Admission({}, {}) if filtered else Admission(link.filter, link.must_not)
+        paths = [*link.ref, link.version, link.tenant]
+        if not filtered:
+            paths += filter_paths(link)
+        self.keys = _projected([path for path in paths if path])
+        """Payload paths to ask a server for, in its spelling; empty when ids are enough."""
+
+    def page(self, records: Sequence[Record]) -> PointBlock:
+        """Decoded records as columns."""
+        return self.block([r.id for r in records], [r.payload for r in records])
+
+    def block(self, ids: Sequence[PointId], payloads: Sequence[Payload]) -> PointBlock:
+        """Points as columns: those that the link's filters admit."""
+        if not self._admits.everything:
+            admitted = [self._admits(payload) for payload in payloads]
+            ids = list(compress(ids, admitted))
+            payloads = list(compress(payloads, admitted))
+        link = self._link
+        return PointBlock(
+            ids=ids,
+            refs=self._refs(ids, payloads),
+            versions=_column(link.version, payloads) if link.version else None,
+            tenants=_column(link.tenant, payloads) if link.tenant else None,
+        )
+
+    def _refs(self, ids: Sequence[PointId], payloads: Sequence[Payload]) -> list[str | None]:
+        if self._link.by_id:
+            return [id_ if type(id_) is str else str(id_) for id_ in ids]
+        columns = [_column(path, payloads) for path in self._link.ref]
+        if len(columns) == 1:
+            return columns[0]
+        return [composite(parts) for parts in zip(*columns, strict=True)]
+
+
+def reference(link: Link, id_: PointId, payload: Payload) -> str | None:
+    """The canonical key that one point refers to."""
+    if link.by_id:
+        return str(id_)
+    return composite(canonical(path.extract(payload)) for path in link.ref)
+
+
+def chosen(block: PointBlock, keys: Collection[str]) -> PointBlock:
+    """The points of the block that refer to one of these keys."""
+    wanted = [ref in keys for ref in block.refs]
+    if all(wanted):
+        return block
+    return PointBlock(
+        ids=list(compress(block.ids, wanted)),
+        refs=list(compress(block.refs, wanted)),
+        versions=None if block.versions is None else list(compress(block.versions, wanted)),
+        tenants=None if block.tenants is None else list(compress(block.tenants, wanted)),
+    )
+
+
+def joined(blocks: Sequence[PointBlock]) -> PointBlock:
+    """One block of several of the same link; without any, an empty one."""
+    if len(blocks) == 1:
+        return blocks[0]
+    ids: list[PointId] = []
+    refs: list[str | None] = []
+    versions: list[str | None] = []
+    tenants: list[str | None] = []
+    for block in blocks:
+        ids += block.ids
+        refs += block.refs
+        versions += block.versions or ()
+        tenants += block.tenants or ()
+    return PointBlock(
+        ids=ids,
+        refs=refs,
+        versions=None if any(block.versions is None for block in blocks) else versions,
+        tenants=None if any(block.tenants is None for block in blocks) else tenants,
+    )
+
+
+def _column(path: PayloadPath, payloads: Sequence[Payload]) -> list[str | None]:
+    if len(path.steps) == 1:
+        step = path.steps[0]
+        return [canonical(payload.get(step)) if payload else None for payload in payloads]
+    return [canonical(path.extract(payload)) for payload in payloads]
+
+
+def _projected(paths: Sequence[PayloadPath]) -> list[str]:
+    """The server's spelling of the paths, each up to where only we can follow: JSON text, or a
+    step that may be a list index."""
+    keys: dict[str, None] = {}
+    for path in paths:
+        steps: list[str] = []
+        for step in path.steps:
+            if step == JSON_STEP or (steps and step.isdigit()):
+                break
+            steps.append(step)
+        keys[server_key(steps)] = None
+    return list(keys)

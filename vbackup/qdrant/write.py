@@ -1,0 +1,57 @@
+"""Points into live collections, in requests of a size that servers take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from vbackup.model.blocks import Point, PointId
+from vbackup.qdrant.cluster import Cluster
+from vbackup.qdrant.limits import MATCHED, Limits
+from vbackup.qdrant.rest import collection_path
+
+REQUEST_BYTES = 8 << 20
+"""A quarter of what Qdrant takes by default (service.max_request_size_mb)."""
+
+ShardKey = str | int | None
+
+
+def upsert_points(cluster: Cluster, name: str, points: Sequence[Point]) -> None:
+    """Write whole points and wait until they can be read."""
+    if not points:
+        return
+    most = Limits.of(cluster.info(name)["config"]).upserted
+    path = collection_path(name, "points")
+    for key, batch in _batches(points, most):
+        body: dict[str, object] = {"points": batch}
+        if key is not None:
+            body["shard_key"] = key
+        cluster.ask("PUT", path, body, params={"wait": True})
+
+
+def delete_points(cluster: Cluster, name: str, ids: Sequence[PointId]) -> None:
+    """Remove points and wait until they are gone."""
+    path = collection_path(name, "points", "delete")
+    for start in range(0, len(ids), MATCHED):
+        body = {"points": list(ids[start : start + MATCHED])}
+        cluster.ask("POST", path, body, params={"wait": True})
+
+
+def _batches(points: Sequence[Point], most: int) -> Iterator[tuple[ShardKey, list[msgspec.Raw]]]:
+    """Points of one shard key together, at most so many and so many bytes a request."""
+    open_batches: dict[ShardKey, list[msgspec.Raw]] = {}
+    sizes: dict[ShardKey, int] = {}
+    for point in points:
+        key = point.shard_key
+        encoded = msgspec.json.encode(
+            {"id": point.id, "vector": point.vector or {}, "payload": point.payload}
+        )
+        batch = open_batches.setdefault(key, [])
+        if batch and (len(batch) >= most or sizes[key] + len(encoded) > REQUEST_BYTES):
+            yield key, batch
+            batch = open_batches[key] = []
+            sizes[key] = 0
+        batch.append(msgspec.Raw(encoded))
+        sizes[key] = sizes.get(key, 0) + len(encoded)
+    yield from open_batches.items()
