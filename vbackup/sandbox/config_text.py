@@ -1,12 +1,36 @@
-"""The vbackup configuration that fits a sandbox."""
+"""What a person needs to use a sandbox: a configuration and a password file, in its directory."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
+from vbackup.sandbox.ledger import write_private
 from vbackup.sandbox.sandbox import Sandbox
+
+CONFIG_FILE = "vbackup.toml"
+PASSWORD_FILE = "pgpass"  # noqa: S105 (a file name)
+
+
+def write_client_files(sandbox: Sandbox) -> Path:
+    """Write `vbackup.toml` and `pgpass` into the sandbox, for its owner only; the config's path."""
+    config = sandbox.directory / CONFIG_FILE
+    write_private(config, config_toml(sandbox))
+    server = sandbox.state.postgres
+    if server:
+        entry = f"{server.host}:{server.port}:*:{server.user}:{server.password}\n"
+        write_private(sandbox.directory / PASSWORD_FILE, entry)
+    return config
+
+
+def shown_dsn(sandbox: Sandbox, dbname: str = "postgres") -> str:
+    """A DSN that works on this machine and holds no password: libpq finds it in `pgpass`."""
+    server = sandbox.postgres
+    passfile = quote(str(sandbox.directory / PASSWORD_FILE), safe="/")
+    address = f"{server.user}@{server.host}:{server.port}"
+    return f"postgresql://{address}/{quote(dbname, safe='')}?passfile={passfile}"
 
 
 def config_toml(

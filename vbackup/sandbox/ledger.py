@@ -28,8 +28,7 @@ class Owner:
     pid: int
     started: str
 
-    @property
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         return start_mark(self.pid) == self.started
 
 
@@ -89,18 +88,24 @@ class Ledger:
     def _write(self) -> None:
         target = self.directory / STATE_FILE
         fresh = target.with_suffix(".new")
-        # It holds passwords: readable for its owner only, from the first byte on.
-        fresh.unlink(missing_ok=True)
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(self.state)) + b"\n")
+        write_private(fresh, msgspec.json.format(msgspec.json.encode(self.state)).decode() + "\n")
         fresh.replace(target)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file with secrets: readable for its owner only, from the first byte on."""
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
 
 
 def read_state(directory: Path) -> State | None:
     """The state of the sandbox in `directory`; None when there is no sandbox. Raises Failed."""
     try:
-        data = (directory / STATE_FILE).read_bytes()
+        with (directory / STATE_FILE).open("rb") as file:
+            _check_owner(directory, os.fstat(file.fileno()).st_uid)
+            data = file.read()
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -112,6 +117,14 @@ def read_state(directory: Path) -> State | None:
             f"{directory / STATE_FILE} is not a sandbox state file: {error}",
             hint="stop its servers by hand, then remove the directory",
         ) from error
+
+
+def _check_owner(directory: Path, uid: int) -> None:
+    """It names processes to stop and directories to remove: never take that from others."""
+    if uid != os.geteuid():
+        raise Failed(
+            f"the sandbox in {directory} belongs to another user", hint="run this as that user"
+        )
 
 
 @contextlib.contextmanager

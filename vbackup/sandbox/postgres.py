@@ -17,7 +17,7 @@ from pathlib import Path
 from vbackup.errors import Failed, NotFound
 from vbackup.sandbox import process
 from vbackup.sandbox.account import Account, reaches, server_account
-from vbackup.sandbox.ledger import Ledger
+from vbackup.sandbox.ledger import Ledger, write_private
 from vbackup.sandbox.loopback import HOST, free_ports
 from vbackup.sandbox.servers import PostgresServer
 
@@ -75,7 +75,7 @@ def find_binaries(major: int | None = DEFAULT_MAJOR, bin_dir: Path | None = None
     Raises NotFound that lists what is here.
     """
     seen: list[Binaries] = []
-    for directory in [bin_dir] if bin_dir else _directories():
+    for directory in [bin_dir.resolve()] if bin_dir else _directories():
         found = _inspect(directory)
         if found is not None and major in (None, found.major):
             return found
@@ -177,11 +177,9 @@ def _reachable(binaries: Binaries, home: Path, account: Account | None) -> Binar
 def _initdb(binaries: Binaries, home: Path, password: str, account: Account | None) -> None:
     """A real password, checked for real: authentication must fail here as it does in life."""
     secret = home / "password"
-    descriptor = os.open(secret, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(password + "\n")
-        if account:
-            os.fchown(descriptor, account.uid, account.gid)
+    write_private(secret, password + "\n")
+    if account:
+        os.chown(secret, account.uid, account.gid)
     command = [binaries.tool("initdb"), "--pgdata", str(home / "data"), "--username", USER]
     command += ["--pwfile", str(secret), "--auth", "scram-sha-256", "--encoding", "UTF8"]
     command += ["--locale", "C.UTF-8", "--no-sync", "--no-instructions"]

@@ -32,8 +32,7 @@ class ServerProcess:
     log: str
     stop_signal: int = signal.SIGTERM
 
-    @property
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         """Whether this very process still runs (a zombie does not)."""
         return start_mark(self.pid) == self.started
 
@@ -144,9 +143,11 @@ def _open(process: ServerProcess) -> int | None:
     """A handle bound to this incarnation: opened first, then compared, so no race is left."""
     try:
         handle = os.pidfd_open(process.pid)
-    except OSError:
+    except ProcessLookupError:
         return None
-    if process.alive:
+    except OSError as error:
+        raise Failed(f"cannot take hold of {process.name}: {error.strerror}") from error
+    if process.is_alive():
         return handle
     os.close(handle)
     return None
@@ -186,7 +187,7 @@ def wait_ready(process: ServerProcess, ready: Callable[[], bool], *, timeout: fl
     while True:
         # Alive is asked after ready: what answered must not be a stranger on the same port.
         answered = ready()
-        if not process.alive:
+        if not process.is_alive():
             raise not_started(process, _exit_text(process.pid))
         if answered:
             return
@@ -194,6 +195,13 @@ def wait_ready(process: ServerProcess, ready: Callable[[], bool], *, timeout: fl
             stop([process])
             raise not_started(process, f"not ready after {timeout:.0f} s")
         time.sleep(_POLL)
+
+
+def check_alive(processes: Iterable[ServerProcess]) -> None:
+    """Raises Failed for the first that has ended."""
+    for process in processes:
+        if not process.is_alive():
+            raise not_started(process, _exit_text(process.pid))
 
 
 def _exit_text(pid: int) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vbackup.errors import Failed
 from vbackup.sandbox import process
-from vbackup.sandbox.ledger import Ledger
+from vbackup.sandbox.ledger import Ledger, write_private
 from vbackup.sandbox.loopback import HOST, free_ports, request
 from vbackup.sandbox.qdrant_binary import QdrantBinary, find_qdrant
 from vbackup.sandbox.servers import QdrantServer
@@ -67,7 +67,7 @@ def start_qdrant(options: QdrantOptions, ledger: Ledger) -> QdrantServer:
     nodes: list[_Node] = []
     for number in range(1, options.nodes + 1):
         nodes.append(_start_node(number, nodes, binary, options, api_key, ledger))
-    _wait_for_peers(nodes, options, api_key)
+    _wait_for_peers(nodes, options, api_key, ledger)
     return QdrantServer(
         urls=tuple(node.url for node in nodes),
         version=binary.version,
@@ -90,7 +90,7 @@ def _start_node(
         node = _Node(ledger.directory / f"qdrant-{number}", *free_ports(3))
         node.directory.mkdir(mode=0o700, exist_ok=True)
         config = node.directory / "config.yaml"
-        _write_private(config, json.dumps(_config(node, options, api_key), indent=1))
+        write_private(config, json.dumps(_config(node, options, api_key), indent=1))
         command = [str(binary.path), "--config-path", str(config), "--disable-telemetry"]
         if options.clustered:
             command += ["--uri", node.uri]
@@ -171,25 +171,21 @@ def _config(node: _Node, options: QdrantOptions, api_key: str | None) -> dict[st
     }
 
 
-def _write_private(path: Path, text: str) -> None:
-    path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-
-
 def _environment() -> dict[str, str]:
     """QDRANT__… variables of the user would override the configuration written here."""
     kept = ("PATH", "HOME", "TMPDIR", "LANG", "RUST_BACKTRACE")
     return {name: os.environ[name] for name in kept if name in os.environ}
 
 
-def _wait_for_peers(nodes: list[_Node], options: QdrantOptions, api_key: str | None) -> None:
+def _wait_for_peers(
+    nodes: list[_Node], options: QdrantOptions, api_key: str | None, ledger: Ledger
+) -> None:
     """A cluster is there when every node lists every peer and knows a leader."""
     if not options.clustered:
         return
     deadline = time.monotonic() + _START_TIMEOUT
     while not all(_knows_all(node, len(nodes), api_key) for node in nodes):
+        process.check_alive(ledger.state.processes)
         if time.monotonic() > deadline:
             raise Failed(
                 f"the Qdrant cluster of {len(nodes)} nodes did not form in {_START_TIMEOUT:.0f} s",

@@ -57,25 +57,31 @@ def find_qdrant(version: str | None = None, explicit: Path | None = None) -> Qdr
     are passed over. Raises Usage, NotFound, Failed, Damaged.
     """
     if explicit is not None:
-        return _explicit(explicit, version)
-    for candidate in (os.environ.get(ENVIRONMENT), shutil.which("qdrant")):
-        said = said_version(Path(candidate)) if candidate else None
-        if candidate and said and version in (None, said):
-            return QdrantBinary(Path(candidate).resolve(), said)
+        return _given(explicit, version, "--qdrant-bin")
+    given = os.environ.get(ENVIRONMENT)
+    on_path = shutil.which("qdrant")
+    for candidate in (_given(Path(given), None, ENVIRONMENT) if given else None, _look(on_path)):
+        if candidate and version in (None, candidate.version):
+            return candidate
     wanted = version or DEFAULT_VERSION
     return QdrantBinary(cached(wanted, RELEASES), wanted)
 
 
-def _explicit(path: Path, version: str | None) -> QdrantBinary:
-    said = said_version(path)
-    if said is None:
+def _given(path: Path, version: str | None, source: str) -> QdrantBinary:
+    found = _look(path)
+    if found is None:
         raise Usage(
-            f"{path} is not a Qdrant server program that runs on this machine",
+            f"{path} ({source}) is not a Qdrant server program that runs on this machine",
             hint=f"try: {path} --version",
         )
-    if version not in (None, said):
-        raise Usage(f"{path} is Qdrant {said}, not {version}", hint="leave out --qdrant-version")
-    return QdrantBinary(path.resolve(), said)
+    if version not in (None, found.version):
+        raise Usage(f"{path} is Qdrant {found.version}, not {version}", hint=f"check {source}")
+    return found
+
+
+def _look(path: Path | str | None) -> QdrantBinary | None:
+    said = said_version(Path(path)) if path else None
+    return QdrantBinary(Path(path).resolve(), said) if path and said else None
 
 
 def said_version(path: Path) -> str | None:

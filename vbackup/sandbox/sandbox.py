@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import tempfile
 import threading
@@ -13,6 +14,7 @@ from types import FrameType
 from typing import TypeVar
 
 from vbackup.errors import Failed, Interrupted, NotFound, Refused, VbackupError
+from vbackup.ports import Reporter
 from vbackup.sandbox import process
 from vbackup.sandbox.account import server_account
 from vbackup.sandbox.ledger import (
@@ -85,11 +87,26 @@ class Status:
     dead: tuple[str, ...] = ()
 
 
-def up(directory: Path, options: Options | None = None, *, owner: Owner | None = None) -> Sandbox:
+def default_directory() -> Path:
+    """Where `vbackup sandbox` works without `--dir`: one place a user, whatever the cwd."""
+    base = os.environ.get("XDG_STATE_HOME", "")
+    return (
+        Path(base) if base.startswith("/") else Path.home() / ".local/state"
+    ) / "vbackup/sandbox"
+
+
+def up(
+    directory: Path,
+    options: Options | None = None,
+    *,
+    owner: Owner | None = None,
+    reporter: Reporter | None = None,
+) -> Sandbox:
     """Start the servers and return once all are ready; they outlive this process.
 
     A sandbox with the same options that is up already is returned as it is; what a crash left
     there is cleaned up first. Whatever fails, nothing is left running.
+    With an `owner` it is that process's alone, and `sweep` ends it when the owner died.
     Raises Refused (other options, a directory that is no sandbox), Locked, NotFound, Failed.
     """
     options = options or Options()
@@ -98,22 +115,33 @@ def up(directory: Path, options: Options | None = None, *, owner: Owner | None =
     with _terminating(), locked(directory):
         found = _status(directory)
         if found.sandbox and found.state == "up":
-            return _same(found.sandbox, options)
+            return _same(found.sandbox, options, owner)
         _prepare(directory)
         ledger = Ledger(directory, State(owner=owner, request=_request(options)))
         try:
-            return Sandbox(directory, _start_all(options, ledger))
+            return Sandbox(directory, _start_all(options, ledger, reporter))
         except BaseException:
             # The logs stay for a look; the next `up`, or `down`, removes them.
             _tear_down(ledger.state)
             raise
 
 
-def _start_all(options: Options, ledger: Ledger) -> State:
-    postgres = start_postgres(options.postgres, ledger) if options.postgres else None
-    qdrant = start_qdrant(options.qdrant, ledger) if options.qdrant else None
-    s3 = start_s3(ledger) if options.with_s3 else None
+def _start_all(options: Options, ledger: Ledger, reporter: Reporter | None) -> State:
+    postgres = qdrant = s3 = None
+    if options.postgres:
+        with _step(reporter, f"start PostgreSQL {options.postgres.major}"):
+            postgres = start_postgres(options.postgres, ledger)
+    if options.qdrant:
+        with _step(reporter, f"start Qdrant {options.qdrant.version or ''}".rstrip()):
+            qdrant = start_qdrant(options.qdrant, ledger)
+    if options.with_s3:
+        with _step(reporter, "start an S3 server"):
+            s3 = start_s3(ledger)
     return ledger.complete(postgres, qdrant, s3)
+
+
+def _step(reporter: Reporter | None, name: str) -> contextlib.AbstractContextManager[object]:
+    return reporter.step(name) if reporter else contextlib.nullcontext()
 
 
 def status(directory: Path) -> Status:
@@ -128,7 +156,7 @@ def down(directory: Path) -> Status:
     recorded one are signalled. Raises Locked, Failed.
     """
     directory = directory.absolute()
-    if not (directory / STATE_FILE).exists():
+    if read_state(directory) is None:
         return Status(directory, "down")
     with locked(directory):
         before = _status(directory)
@@ -142,7 +170,12 @@ def down(directory: Path) -> Status:
 
 
 @contextlib.contextmanager
-def throwaway(options: Options | None = None, directory: Path | None = None) -> Iterator[Sandbox]:
+def throwaway(
+    options: Options | None = None,
+    directory: Path | None = None,
+    *,
+    reporter: Reporter | None = None,
+) -> Iterator[Sandbox]:
     """A sandbox for the length of a block: stopped and removed however the block ends.
 
     SIGTERM ends the block too (as Interrupted) when nobody else handles it. After SIGKILL of
@@ -151,7 +184,7 @@ def throwaway(options: Options | None = None, directory: Path | None = None) -> 
     with _terminating():
         place = directory or new_directory()
         try:
-            yield up(place, options, owner=this_process())
+            yield up(place, options, owner=this_process(), reporter=reporter)
         finally:
             down(place)
             if directory is None:
@@ -169,7 +202,7 @@ def sweep(root: Path | None = None) -> list[Path]:
     for state_file in (root or Path(tempfile.gettempdir())).glob(f"vbackup-sandbox-*/{STATE_FILE}"):
         with contextlib.suppress(VbackupError):
             state = read_state(state_file.parent)
-            if state and state.owner and not state.owner.alive:
+            if state and state.owner and not state.owner.is_alive():
                 down(state_file.parent)
                 swept.append(state_file.parent)
     return swept
@@ -207,8 +240,8 @@ def _status(directory: Path) -> Status:
     state = read_state(directory)
     if state is None:
         return Status(directory, "down")
-    alive = tuple(each.name for each in state.processes if each.alive)
-    dead = tuple(each.name for each in state.processes if not each.alive)
+    alive = tuple(each.name for each in state.processes if each.is_alive())
+    dead = tuple(each.name for each in state.processes if not each.is_alive())
     word = "up" if state.complete and not dead else "broken"
     return Status(directory, word, Sandbox(directory, state), alive, dead)
 
@@ -226,7 +259,12 @@ def _prepare(directory: Path) -> None:
         )
 
 
-def _same(sandbox: Sandbox, options: Options) -> Sandbox:
+def _same(sandbox: Sandbox, options: Options, owner: Owner | None) -> Sandbox:
+    if owner is not None or sandbox.state.owner is not None:
+        raise Refused(
+            f"a sandbox is up in {sandbox.directory} and somebody else uses it",
+            hint="choose another directory",
+        )
     if sandbox.state.request != _request(options):
         raise Refused(
             f"a sandbox with other options is up in {sandbox.directory}",
