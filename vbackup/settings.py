@@ -16,7 +16,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
 from vbackup import redact
-from vbackup.config import Config
+from vbackup.config import Config, RepositoryConfig
 from vbackup.errors import Usage
 
 DEFAULT_PATH = Path("vbackup.toml")
@@ -26,6 +26,8 @@ _REFERENCE = re.compile(r"\$\{(env|file):([^}]+)\}")
 _PASSWORD = re.compile(
     r"://[^/\s:@]*:([^@\s]+)@|password\s*=\s*('(?:[^'\\]|\\.)*'|[^\s']+)", re.IGNORECASE
 )
+# What stands for the sections that a command does not need.
+_STAND_IN = {"postgres": {"dsn": ""}, "qdrant": {}}
 # Secrets that drivers read from the environment by themselves.
 _AMBIENT = ("PGPASSWORD", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
@@ -78,6 +80,21 @@ def load(path: Path | None = None) -> Settings:
         raise Usage(_summary(where, mistakes), hint=f"correct {where}, then: vbackup check")
     _register_secrets(config)
     return Settings(config, where, tuple(_origins(config, references.sources)))
+
+
+def load_repository(path: Path | None = None) -> RepositoryConfig:
+    """Only [repository]: for commands that need neither database, so that they work on a
+    machine that has nothing but the bucket. Raises Usage, with the mistakes of that section."""
+    where = locate(path)
+    raw = _parse(where, _read(where))
+    references = _References(where.parent.absolute())
+    section = references.resolve({"repository": raw.get("repository", {})})
+    values = {**_STAND_IN, **section} if "repository" in raw else dict(_STAND_IN)
+    config, mistakes = _validate(values, where.parent.absolute(), references)
+    if config is None or mistakes:
+        raise Usage(_summary(where, mistakes), hint=f"correct {where}")
+    _register_secrets(config.repository)
+    return config.repository
 
 
 def _read(path: Path) -> str:
@@ -242,7 +259,7 @@ def _summary(path: Path, mistakes: list[Mistake]) -> str:
     return "\n".join([f"{count} in {path}", *(f"  {mistake}" for mistake in mistakes)])
 
 
-def _register_secrets(config: Config) -> None:
+def _register_secrets(config: BaseModel) -> None:
     """Every secret value, and the passwords within DSNs and URLs, go to the redaction."""
     for name in _AMBIENT:
         redact.register(os.environ.get(name))

@@ -11,17 +11,12 @@ from vbackup.clock import SystemClock
 from vbackup.errors import Usage
 
 if TYPE_CHECKING:
-    from vbackup.config import Config, PostgresConfig, QdrantConfig
-    from vbackup.ports import (
-        Clock,
-        ObjectStore,
-        PointSource,
-        PointTarget,
-        RecordSource,
-        RecordTarget,
-        Reporter,
-    )
-    from vbackup.repository.repository import Repository
+    from vbackup.config import Config, PostgresConfig, QdrantConfig, RepositoryConfig
+    from vbackup.ports import Clock, ObjectStore, RecordTarget, Reporter
+    from vbackup.postgres.source import PostgresSource
+    from vbackup.qdrant.source import QdrantSource
+    from vbackup.qdrant.target import QdrantTarget
+    from vbackup.repository.repository import Repository, RepositoryOptions
 
 
 def reporter(
@@ -42,56 +37,102 @@ def reporter(
     return LogReporter(clock)
 
 
-def object_store(config: Config, clock: Clock | None = None) -> ObjectStore:
-    from vbackup.storage.open import open_store
+def object_store(config: RepositoryConfig, clock: Clock | None = None) -> ObjectStore:
+    """The bucket prefix or directory. Nothing is contacted yet."""
+    from vbackup.storage import open_store
 
-    return open_store(config.repository, clock or SystemClock())
+    return open_store(config, clock or SystemClock())
 
 
-def create_repository(config: Config, clock: Clock | None = None) -> Repository:
+def create_repository(config: RepositoryConfig, clock: Clock | None = None) -> Repository:
     """Raises AlreadyExists when there is one."""
     from vbackup.passphrase import configured
     from vbackup.repository.repository import Repository
 
     return Repository.create(
-        object_store(config, clock), config.repository, configured(config.repository)
+        object_store(config, clock),
+        passphrase=configured(config),
+        options=_options(config),
+        clock=clock,
     )
 
 
-def open_repository(config: Config, clock: Clock | None = None) -> Repository:
+def open_repository(config: RepositoryConfig, clock: Clock | None = None) -> Repository:
     """Raises NotFound, Denied (before any work), Unreachable."""
     from vbackup.passphrase import configured
     from vbackup.repository.repository import Repository
 
     return Repository.open(
-        object_store(config, clock), config.repository, configured(config.repository)
+        object_store(config, clock),
+        passphrase=configured(config),
+        options=_options(config),
+        clock=clock,
     )
 
 
-def record_source(config: Config, clock: Clock | None = None) -> RecordSource:
+def record_source(
+    config: Config,
+    clock: Clock | None = None,
+    reporter: Reporter | None = None,
+    *,
+    row_identity: bool = False,
+) -> PostgresSource:
+    """The database that is backed up. Its `close` ends the session that it keeps.
+
+    `row_identity` is for backups: rows whose link says no version are told apart by xmin."""
     from vbackup.postgres.source import PostgresSource
 
-    return PostgresSource(config.postgres, config.watermark, clock or SystemClock())
+    return PostgresSource(
+        config.postgres,
+        config.watermark,
+        clock=clock or SystemClock(),
+        reporter=reporter,
+        row_identity=row_identity,
+    )
 
 
-def record_target(config: Config, dsn: str | None = None) -> RecordTarget:
+def record_target(
+    config: Config,
+    dsn: str | None = None,
+    clock: Clock | None = None,
+    reporter: Reporter | None = None,
+) -> RecordTarget:
     """`dsn` names another server than the configured one."""
     from vbackup.postgres.target import PostgresTarget
 
-    return PostgresTarget(_postgres(config, dsn))
+    return PostgresTarget(
+        _postgres(config, dsn),
+        config.watermark,
+        clock=clock or SystemClock(),
+        reporter=reporter,
+    )
 
 
-def point_source(config: Config, clock: Clock | None = None) -> PointSource:
+def point_source(config: Config, clock: Clock | None = None) -> QdrantSource:
+    """The Qdrant deployment that is backed up. Its `close` ends its connections."""
     from vbackup.qdrant.source import QdrantSource
 
     return QdrantSource(_qdrant(config, None), clock or SystemClock())
 
 
-def point_target(config: Config, url: str | None = None, clock: Clock | None = None) -> PointTarget:
+def point_target(
+    config: Config, url: str | None = None, clock: Clock | None = None
+) -> QdrantTarget:
     """`url` names another deployment than the configured one."""
     from vbackup.qdrant.target import QdrantTarget
 
     return QdrantTarget(_qdrant(config, url), clock or SystemClock())
+
+
+def _options(config: RepositoryConfig) -> RepositoryOptions:
+    from vbackup.repository.repository import RepositoryOptions
+
+    return RepositoryOptions(
+        chunk_size=config.chunk_size,
+        pack_size=config.pack_size,
+        compression_level=config.compression_level,
+        upload_jobs=config.upload_jobs,
+    )
 
 
 def _postgres(config: Config, dsn: str | None) -> PostgresConfig:

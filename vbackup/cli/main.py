@@ -8,14 +8,13 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 
 from vbackup import __version__
 from vbackup.cli.failure import report
-from vbackup.cli.options import Command, Group
+from vbackup.cli.options import Group
 from vbackup.cli.session import Session
 from vbackup.errors import EXIT_CODES
 
@@ -119,7 +118,7 @@ def _stop_on_signals() -> None:
     if threading.current_thread() is not threading.main_thread():
         return
 
-    def stop(number: int, frame: FrameType | None) -> Any:
+    def stop(*_: object) -> NoReturn:
         raise KeyboardInterrupt
 
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -130,6 +129,3 @@ def _flush() -> None:
     from vbackup.cli.output import quietly
 
     quietly(sys.stdout.flush)
-
-
-__all__ = ["COMMANDS", "Command", "cli", "main", "run"]

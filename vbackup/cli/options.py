@@ -46,8 +46,10 @@ def _shared(names: list[str], **attributes: Any) -> click.Option:
 class Command(click.Command):
     """A command that takes the shared options too, and tells the session its name."""
 
-    def __init__(self, *args: Any, params: list[click.Parameter] | None = None, **rest: Any):
-        super().__init__(*args, params=[*(params or []), *shared_options()], **rest)
+    def __init__(
+        self, name: str | None, params: list[click.Parameter] | None = None, **rest: Any
+    ) -> None:
+        super().__init__(name, params=[*(params or []), *shared_options()], **rest)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         # Before parsing, so that a mistake on the line is reported under the command's name.
@@ -60,8 +62,10 @@ class Group(click.Group):
 
     command_class = Command
 
-    def __init__(self, *args: Any, params: list[click.Parameter] | None = None, **rest: Any):
-        super().__init__(*args, params=[*(params or []), *shared_options()], **rest)
+    def __init__(
+        self, name: str | None, params: list[click.Parameter] | None = None, **rest: Any
+    ) -> None:
+        super().__init__(name, params=[*(params or []), *shared_options()], **rest)
 
 
 def command(name: str, **attributes: Any) -> Callable[[Callable[..., Any]], Command]:

@@ -12,7 +12,7 @@ from vbackup.clock import SystemClock
 from vbackup.errors import Refused
 
 if TYPE_CHECKING:
-    from vbackup.config import Config
+    from vbackup.config import Config, RepositoryConfig
     from vbackup.ports import Clock, Reporter
     from vbackup.settings import Settings
 
@@ -53,6 +53,15 @@ class Session:
     @property
     def config(self) -> Config:
         return self.settings.config
+
+    @property
+    def repository_config(self) -> RepositoryConfig:
+        """Only that section: enough to list, show and verify on any machine. Raises Usage."""
+        if self._settings is not None:
+            return self._settings.config.repository
+        from vbackup.settings import load_repository
+
+        return load_repository(self.config_path)
 
     @property
     def reporter(self) -> Reporter:
