@@ -22,8 +22,8 @@ points: with cardinality one, a second point of a key in another collection is a
 from __future__ import annotations
 
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,13 +38,13 @@ from vbackup.engine.records import FOUND, KINDS, POINT, ROW, Codec
 from vbackup.engine.spill import ArraySpill, Extents, RecordSpill
 from vbackup.errors import Usage
 from vbackup.model.blocks import PointBlock, RowBlock
-from vbackup.model.finding import Finding, LinkReport
+from vbackup.model.finding import Finding, FindingKind, LinkReport
 from vbackup.model.link import Link
 
 DEFAULT_MEMORY = 32 * 1024**2
 _IN_FLIGHT = 3
 _MASK = 2**64 - 1
-_COUNTED = {
+_COUNTED: dict[FindingKind, str] = {
     "missing": "missing",
     "orphan": "orphans",
     "stale": "stale",
@@ -218,6 +218,13 @@ def _count(report: LinkReport, found: Records) -> None:
     for number, count in enumerate(np.bincount(found["kind"], minlength=len(KINDS)).tolist()):
         name = _COUNTED[KINDS[number]]
         setattr(report, name, getattr(report, name) + count)
+
+
+def tally(report: LinkReport, findings: Iterable[Finding]) -> None:
+    """Replace the counts of a report by those of these findings."""
+    counts = Counter(finding.kind for finding in findings)
+    for kind, name in _COUNTED.items():
+        setattr(report, name, counts[kind])
 
 
 def _has_tenant(link: Link) -> bool:

@@ -89,7 +89,7 @@ class Codec:
         prints = fingerprints.fingerprint(keys)
         records["kind"], records["hi"], records["lo"] = prints.kind, prints.hi, prints.lo
         _keep(records["key_text"], prints.kind == TEXT, keys, texts)
-        if said is not None:
+        if said is not None and self._link.keyed:
             encoded = versions.encode(said)
             records["version_kind"], records["version"] = encoded.kind, encoded.value
             records["flags"] |= VERSIONED

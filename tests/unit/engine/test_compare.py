@@ -54,8 +54,14 @@ class Pair:
 # ------------------------------------------------------------ the reference
 
 
+def number(version: str | None) -> int | None:
+    """Only the canonical spelling is a number."""
+    return int(version) if version and version.isdigit() and str(int(version)) == version else None
+
+
 def newer(point: str | None, row: str | None) -> bool:
-    return bool(point and row and point.isdigit() and row.isdigit() and int(point) > int(row))
+    one, other = number(point), number(row)
+    return one is not None and other is not None and one > other
 
 
 def expected(pair: Pair) -> Counter[tuple[str, str | None, PointId | None, str | None]]:
@@ -239,7 +245,7 @@ def summary(
     )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(pairs(), st.sampled_from([1, 3, 1000]), st.sampled_from([TINY, AMPLE, 300]))
 def test_finds_what_the_reference_finds(pair: Pair, block: int, memory: int) -> None:
     findings, result = compare(pair, block=block, memory=memory)
@@ -247,7 +253,7 @@ def test_finds_what_the_reference_finds(pair: Pair, block: int, memory: int) -> 
     assert sum(summary(findings).values()) == result.report.drift
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(pairs(), st.randoms(use_true_random=False))
 def test_order_blocks_and_memory_change_nothing(pair: Pair, chance: random.Random) -> None:
     rows, dots = list(pair.rows), list(pair.dots)
