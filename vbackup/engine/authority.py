@@ -26,6 +26,7 @@ from vbackup.engine.capture import (
 from vbackup.engine.compare import Comparison
 from vbackup.engine.links import Target
 from vbackup.engine.patchfile import PatchFile
+from vbackup.engine.reconcile import feed
 from vbackup.engine.versions import later
 from vbackup.model.finding import Finding, LinkReport
 from vbackup.model.patch import Delete, DeleteReason, Reembed, ReembedReason, Upsert
@@ -74,13 +75,7 @@ class Authority:
         link = target.link
         comparison = Comparison(link, self.workdir / f"compare-{len(self.digests)}")
         try:
-            for block in self.rows.rows(link):
-                comparison.add_rows(block)
-                step.advance(len(block))
-            for collection in target.collections:
-                for points in self.offline.points(link, collection):
-                    comparison.add_points(collection, points)
-                    step.advance(len(points))
+            feed(comparison, self.rows, self.offline, target, step)
             result = comparison.finish()
             for batch in _batches(result.findings, BATCH):
                 self._decide(target, batch)

@@ -93,16 +93,20 @@ class Restore:
                 collections = pool.submit(self._recover, plan, undo)
                 database.result()
                 collections.result()
-            self._patch_points(plan, result)
-            self._settle(plan, result)
-            result.reconcile = self._reconcile(plan, result)
-            self._aliases(plan, result)
+            self.finish(plan, result)
         except BaseException:
             if not options.keep_failed:
                 self._undo(undo)
             raise
         result.rto_seconds = self.clock.monotonic() - started
         return result
+
+    def finish(self, plan: RestorePlan, result: RestoreResult) -> None:
+        """Make loaded shards the state at the watermark, and prove it."""
+        self._patch_points(plan, result)
+        self._settle(plan, result)
+        result.reconcile = self._reconcile(plan, result)
+        self._aliases(plan, result)
 
     # ------------------------------------------------------------ before
 

@@ -8,13 +8,13 @@ from vbackup.config import QdrantConfig
 from vbackup.errors import NotFound
 from vbackup.model.blocks import Point, PointId
 from vbackup.model.manifest import Artifact, CollectionPart, JsonObject
-from vbackup.ports import Clock, PointReader, Reporter
+from vbackup.ports import Clock, PointSource, Reporter
 from vbackup.qdrant.cluster import Cluster
 from vbackup.qdrant.collections import create_collection, differences, restore_strict_mode
-from vbackup.qdrant.points import LivePoints
 from vbackup.qdrant.recover import recover_collection
 from vbackup.qdrant.rest import collection_path
 from vbackup.qdrant.settle import settle_collection
+from vbackup.qdrant.source import QdrantSource
 from vbackup.qdrant.write import delete_points, upsert_points
 
 
@@ -23,10 +23,12 @@ class QdrantTarget:
 
     def __init__(self, options: QdrantConfig, clock: Clock) -> None:
         self._cluster = Cluster(options, clock)
+        self._source = QdrantSource(options, clock)
         self._clock = clock
         self._strict: dict[str, JsonObject] = {}
 
     def close(self) -> None:
+        self._source.close()
         self._cluster.close()
 
     def preflight(self, part: CollectionPart, name: str, *, existing: bool) -> list[str]:
@@ -101,6 +103,6 @@ class QdrantTarget:
             body = {"actions": actions}
             self._cluster.ask("POST", "/collections/aliases", body)
 
-    def reader(self) -> PointReader:
+    def reader(self) -> PointSource:
         """The live collections."""
-        return LivePoints(self._cluster)
+        return self._source
