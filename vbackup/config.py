@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from vbackup.model.link import Link, PayloadPath, RowSource
+from vbackup.model.link import PayloadPath
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -120,6 +120,9 @@ class RepositoryConfig(Section):
     server_side_encryption: str | None = None
     kms_key_id: str | None = None
     object_lock: Duration | None = None
+    object_lock_mode: Literal["governance", "compliance"] = "governance"
+    checksums: Literal["auto", "always", "never"] = "auto"
+    payload_signing: Literal["auto", "always", "never"] = "auto"
     encryption: Literal["passphrase", "none"] = "passphrase"
     passphrase: SecretStr | None = None
     passphrase_file: ConfigPath | None = None
@@ -175,9 +178,6 @@ class RowsConfig(Section):
                 raise ValueError(f"sql yields its own columns; remove {', '.join(sorted(given))}")
         return self
 
-    def to_source(self) -> RowSource:
-        return RowSource(**self.model_dump())
-
 
 class PointConfig(Section):
     ref: OneOrMany = ("id",)
@@ -223,27 +223,6 @@ class LinkConfig(Section):
                 )
         return self
 
-    def to_link(self) -> Link:
-        """The value that engines and adapters work with."""
-        point = self.point
-        by_id = point.ref == ("id",)
-        return Link(
-            name=self.name,
-            collection=self.collection,
-            rows=tuple(rows.to_source() for rows in self.rows),
-            ref=() if by_id else tuple(_path(ref) for ref in point.ref),
-            version=_path(point.version) if point.version else None,
-            cardinality=point.cardinality,
-            filter=dict(point.filter),
-            must_not=dict(point.must_not),
-            tenant=_path(point.tenant) if point.tenant else None,
-            not_live=self.not_live,
-        )
-
-
-def _path(text: str) -> PayloadPath:
-    return PayloadPath.parse(text.removeprefix(PAYLOAD))
-
 
 class RedisConfig(Section):
     url: SecretStr
@@ -280,6 +259,3 @@ class Config(Section):
     redis: RedisConfig | None = None
     schedule: ScheduleConfig = ScheduleConfig()
     vectors: VectorsConfig = VectorsConfig()
-
-    def links(self) -> tuple[Link, ...]:
-        return tuple(link.to_link() for link in self.link)

@@ -5,6 +5,8 @@ Imports are inside the functions: a command loads the drivers it uses, and no ot
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Literal
 
 from vbackup.clock import SystemClock
@@ -12,6 +14,13 @@ from vbackup.errors import Usage
 
 if TYPE_CHECKING:
     from vbackup.config import Config, PostgresConfig, QdrantConfig, RepositoryConfig
+    from vbackup.engine.attempt import BackupOptions
+    from vbackup.engine.backup import BackupResult
+    from vbackup.engine.reconcile import Reconcile, ReconcileOptions
+    from vbackup.engine.restore import Restore, RestoreResult
+    from vbackup.engine.restoreplan import RestoreOptions, Side
+    from vbackup.engine.switch import Switch
+    from vbackup.model.manifest import Strategy
     from vbackup.ports import Clock, ObjectStore, RecordTarget, Reporter
     from vbackup.postgres.source import PostgresSource
     from vbackup.qdrant.source import QdrantSource
@@ -122,6 +131,147 @@ def point_target(
     from vbackup.qdrant.target import QdrantTarget
 
     return QdrantTarget(_qdrant(config, url), clock or SystemClock())
+
+
+def backup(
+    config: Config,
+    reporter: Reporter,
+    clock: Clock,
+    *,
+    strategy: Strategy | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> BackupResult:
+    """Take one backup. `strategy` None means the configured one."""
+    from vbackup.engine.attempt import Pair
+    from vbackup.engine.backup import Backup
+    from vbackup.engine.links import links_of
+
+    with ExitStack() as stack:
+        records = record_source(config, clock, reporter, row_identity=True)
+        stack.callback(records.close)
+        points = point_source(config, clock) if config.qdrant else None
+        if points:
+            stack.callback(points.close)
+        return Backup(
+            pair=Pair(records, points),
+            repository=open_repository(config.repository, clock),
+            links=links_of(config),
+            ignore=config.ignore,
+            options=_backup_options(config, strategy, tags or {}),
+            reporter=reporter,
+            clock=clock,
+        ).run()
+
+
+def restorer(
+    config: Config,
+    reporter: Reporter,
+    clock: Clock,
+    *,
+    dsn: str | None = None,
+    url: str | None = None,
+    only: Side | None = None,
+) -> Restore:
+    """What restores into the configured servers, or into those that `dsn` and `url` name."""
+    from vbackup.engine.restore import Restore, RestoreSettings
+
+    settle = config.qdrant.recover_timeout if config.qdrant else 0.0
+    with_points = only != "postgres" and config.qdrant is not None
+    return Restore(
+        repository=open_repository(config.repository, clock),
+        records=record_target(config, dsn, clock, reporter) if only != "qdrant" else None,
+        points=point_target(config, url, clock) if with_points else None,
+        settings=RestoreSettings(config.watermark.work_dir, settle),
+        reporter=reporter,
+        clock=clock,
+    )
+
+
+def restore(
+    config: Config,
+    backup_id: str,
+    reporter: Reporter,
+    clock: Clock,
+    options: RestoreOptions | None = None,
+) -> RestoreResult:
+    """Restore one backup into the configured servers; by default under new names."""
+    from vbackup.engine.restoreplan import RestoreOptions
+
+    asked = options or RestoreOptions()
+    run = restorer(config, reporter, clock, only=asked.only)
+    return run.run(run.plan(backup_id, asked), asked)
+
+
+def switch(
+    config: Config,
+    reporter: Reporter,
+    clock: Clock,
+    *,
+    dsn: str | None = None,
+    url: str | None = None,
+) -> Switch:
+    """What puts a restored pair in place of the live one, and back."""
+    from vbackup.engine.switch import Switch
+
+    return Switch(
+        records=record_target(config, dsn, clock, reporter),
+        points=point_target(config, url, clock) if config.qdrant else None,
+        work_dir=config.watermark.work_dir,
+        settle_timeout=config.qdrant.recover_timeout if config.qdrant else 0.0,
+        reporter=reporter,
+        clock=clock,
+    )
+
+
+@contextmanager
+def reconciler(
+    config: Config, reporter: Reporter, clock: Clock, options: ReconcileOptions
+) -> Iterator[Reconcile]:
+    """What compares the live pair."""
+    from vbackup.engine.links import links_of
+    from vbackup.engine.reconcile import Reconcile, live_rows
+
+    links = links_of(config)
+    patterns = config.qdrant.collections if config.qdrant else ()
+    with closing(record_source(config, clock)) as records:
+        with closing(point_source(config, clock)) as points:
+            facts = points.facts(patterns)
+            yield Reconcile(
+                links=links,
+                ignore=config.ignore,
+                open_rows=live_rows(records),
+                points=points,
+                names={found.name: found.aliases for found in facts.collections},
+                options=options,
+                reporter=reporter,
+                clock=clock,
+            )
+
+
+def _backup_options(
+    config: Config, strategy: Strategy | None, tags: Mapping[str, str]
+) -> BackupOptions:
+    from vbackup.engine.attempt import BackupOptions
+    from vbackup.engine.watermark import WatermarkOptions
+
+    asked = config.watermark
+    return BackupOptions(
+        watermark=WatermarkOptions(
+            strategy=strategy or asked.strategy,
+            lead_in=asked.lead_in,
+            max_index_lag=asked.max_index_lag,
+            tick=asked.tick,
+            budget=asked.budget,
+            candidates=asked.candidates,
+            lock_timeout=asked.lock_timeout,
+            max_pause=asked.max_pause,
+        ),
+        collections=config.qdrant.collections if config.qdrant else (),
+        jobs=config.postgres.jobs,
+        capture_memory=asked.capture_memory,
+        work_dir=asked.work_dir,
+        tags=tags,
+    )
 
 
 def _options(config: RepositoryConfig) -> RepositoryOptions:
