@@ -160,18 +160,39 @@ def _home(ledger: Ledger, account: Account | None) -> Path:
 
 def _reachable(binaries: Binaries, home: Path, account: Account | None) -> Binaries:
     """Programs in a place the account cannot enter (a virtualenv under /root) are copied."""
-    if reaches(binaries.directory / "postgres", account):
+    if account is None or reaches(binaries.directory / "postgres", account):
         return binaries
     copy = home / "programs"
     try:
-        shutil.copytree(binaries.directory.parent, copy, symlinks=True)
+        directory = _copy_programs(binaries.directory, copy)
+        for path in (copy, *copy.rglob("*")):
+            os.chown(path, account.uid, account.gid, follow_symlinks=False)
     except (OSError, shutil.Error) as error:
         raise Failed(
-            f"PostgreSQL cannot run as {account.name if account else 'this user'} from "
-            f"{binaries.directory}, and copying it to {copy} failed: {error}",
+            f"PostgreSQL cannot run as {account.name} from {binaries.directory}, "
+            f"and copying it to {copy} failed: {error}",
             hint="install PostgreSQL or the virtualenv where every user can read it",
         ) from error
-    return Binaries(copy / "bin", binaries.version)
+    return Binaries(directory, binaries.version)
+
+
+def _copy_programs(directory: Path, target: Path) -> Path:
+    """Copy an installation so that it finds its files again; returns the new bin directory.
+
+    Everything is found relative to the programs: libraries and `share` beside `bin`, and what
+    a wheel brought along in `<package>.libs` beside the package.
+    """
+    installation = directory.parent
+    package = installation.parent
+    moved = target / package.name / installation.name
+    without = shutil.ignore_patterns("*.a", "include")
+    for name in (directory.name, "lib", "share"):
+        if (installation / name).is_dir():
+            shutil.copytree(installation / name, moved / name, symlinks=True, ignore=without)
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.is_dir():
+        shutil.copytree(libraries, target / libraries.name, symlinks=True)
+    return moved / directory.name
 
 
 def _initdb(binaries: Binaries, home: Path, password: str, account: Account | None) -> None:

@@ -186,7 +186,10 @@ def throwaway(
         try:
             yield up(place, options, owner=this_process(), reporter=reporter)
         finally:
-            down(place)
+            state = read_state(place)
+            # A sandbox that was up here before, and refused us, is not ours to stop.
+            if state and state.owner == this_process():
+                down(place)
             if directory is None:
                 remove_tree(place)
 
