@@ -19,6 +19,7 @@ from vbackup.engine.capture import Capturer, ImageStore
 from vbackup.engine.cuts import ShardCuts, follow
 from vbackup.engine.links import Target
 from vbackup.engine.patchfile import PatchFile
+from vbackup.engine.stopping import StopSwitch
 from vbackup.engine.watermark import Chosen, WatermarkOptions, WatermarkSearch
 from vbackup.errors import VbackupError
 from vbackup.model.finding import LinkReport
@@ -96,6 +97,7 @@ class Attempt:
         self._store: PointStoreFacts | None = (
             pair.points.facts(options.collections) if pair.points else None
         )
+        self._stop = StopSwitch()
         self.reports: list[LinkReport] = []
         self.warnings: list[str] = []
 
@@ -120,9 +122,12 @@ class Attempt:
                 dumps = [pool.submit(self._store_dump, d) for d in chosen.watermark.dumps()]
                 try:
                     digests = self._compare(chosen, cuts, images, patch, targets, dumps)
-                    stored = [one.result() for one in shards]
                     dumped = [one.result() for one in dumps]
+                    # Nothing reads the snapshot any more: let the server clean up behind it.
+                    chosen.watermark.close()
+                    stored = [one.result() for one in shards]
                 except BaseException:
+                    self._stop.pull()
                     _cancel(shards)
                     _cancel(dumps)
                     raise
@@ -177,7 +182,7 @@ class Attempt:
         name = f"qdrant/{ref.collection}/{ref.id}"
         with self._reporter.step(f"store {ref.collection} shard {ref.id}") as step:
             try:
-                artifact = self._writer.add(name, follow(spool), step=step)
+                artifact = self._writer.add(name, self._stop.guard(follow(spool)), step=step)
             except VbackupError as error:
                 if spool.error is None:
                     raise
@@ -194,7 +199,8 @@ class Attempt:
     def _store_dump(self, dump: DumpStream) -> DumpArtifact:
         total = dump.bytes_estimate or None
         with self._reporter.step(f"dump {dump.table or dump.kind}", total=total) as step:
-            artifact = self._writer.add(f"postgres/{dump.name}", dump.open(), step=step)
+            stream = self._stop.guard(dump.open())
+            artifact = self._writer.add(f"postgres/{dump.name}", stream, step=step)
         return DumpArtifact(dump.kind, artifact, dump.table, dump.rows_estimate)
 
     def _store_patch(self, patch: PatchFile, digests: dict[str, str]) -> PatchPart:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,10 +17,11 @@ from vbackup.engine.apply import Applied, apply_patch, guard
 from vbackup.engine.reconcile import ReconcileResult, reconcile_restored
 from vbackup.engine.renamed import RenamedPoints
 from vbackup.engine.restoreplan import RestoreOptions, RestorePlan, plan_restore
+from vbackup.engine.stopping import StopSwitch
 from vbackup.errors import Refused, VbackupError
 from vbackup.model.blocks import Point
 from vbackup.model.link import Link
-from vbackup.model.manifest import CollectionPart, Manifest
+from vbackup.model.manifest import Artifact, CollectionPart, Manifest
 from vbackup.model.patch import PatchLine, decode
 from vbackup.ports import Clock, PointTarget, RecordTarget, Reporter, Repository
 
@@ -64,6 +65,7 @@ class Restore:
     clock: Clock
     links: Sequence[Link] | None = None
     ignore: Sequence[str] | None = None
+    stop: StopSwitch = field(default_factory=StopSwitch)
 
     def plan(self, backup_id: str, options: RestoreOptions) -> RestorePlan:
         """The plan, checked against the target servers. Nothing is changed.
@@ -89,10 +91,17 @@ class Restore:
         undo: list[Callable[[], None]] = []
         try:
             with ThreadPoolExecutor(2, "restore") as pool:
-                database = pool.submit(self._load, plan, result, undo)
-                collections = pool.submit(self._recover, plan, undo)
-                database.result()
-                collections.result()
+                sides = [
+                    pool.submit(self._load, plan, result, undo),
+                    pool.submit(self._recover, plan, undo),
+                ]
+                try:
+                    finished, _ = wait(sides, return_when=FIRST_EXCEPTION)
+                    for side in finished:
+                        side.result()
+                except BaseException:
+                    self.stop.pull()
+                    raise
             self.finish(plan, result)
         except BaseException:
             if not options.keep_failed:
@@ -130,7 +139,7 @@ class Restore:
         records.prepare(part, database)
         undo.append(lambda: records.drop(database))
         result.warnings += records.load(
-            part, database, lambda dump: self.repository.read(dump.artifact), self.reporter
+            part, database, lambda dump: self._read(dump.artifact), self.reporter
         )
 
     def _recover(self, plan: RestorePlan, undo: list[Callable[[], None]]) -> None:
@@ -143,7 +152,10 @@ class Restore:
         points = self.points
         points.create(part, name)
         undo.append(lambda: points.drop(name))
-        points.recover(part, name, self.repository.read, self.reporter)
+        points.recover(part, name, self._read, self.reporter)
+
+    def _read(self, artifact: Artifact) -> Iterator[bytes]:
+        return self.stop.guard(self.repository.read(artifact))
 
     # ------------------------------------------------------------ patch and proof
 
