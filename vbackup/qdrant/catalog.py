@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from fnmatch import fnmatchcase
 
 from vbackup.errors import NotFound, Refused
@@ -22,10 +23,15 @@ def store_facts(
     aliases = cluster.aliases()
     names = selected(cluster.names(), patterns, aliases, ignore_missing=ignore_missing)
     load: Counter[str] = Counter()
+    collections = []
+    for name in names:
+        # A collection that was only matched by a glob may be dropped while we look.
+        with nullcontext() if name in patterns else suppress(NotFound):
+            collections.append(_facts(cluster, name, aliases, load))
     return PointStoreFacts(
         server_version=lowest(list(versions.values())),
         nodes=tuple(versions),
-        collections=tuple(_facts(cluster, name, aliases, load) for name in names),
+        collections=tuple(collections),
     )
 
 
@@ -46,11 +52,16 @@ def selected(
         for pattern in wanted:
             if pattern not in names and not any(c in pattern for c in "*?["):
                 raise _missing(pattern, names, aliases)
+
+    def matched(name: str, pattern: str) -> bool:
+        # A name that is there means itself, also when it could be read as a glob.
+        return name == pattern if pattern in names else fnmatchcase(name, pattern)
+
     return [
         name
         for name in names
-        if any(name == p or fnmatchcase(name, p) for p in wanted)
-        and not any(name == p or fnmatchcase(name, p) for p in unwanted)
+        if any(matched(name, pattern) for pattern in wanted)
+        and not any(matched(name, pattern) for pattern in unwanted)
     ]
 
 

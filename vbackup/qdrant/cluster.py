@@ -18,13 +18,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """One replica of one shard. `node` is None when it lives on a node that is not configured."""
+    """One replica of one shard. `node` is None when it lives on a node that is not configured (or
+    does not answer), and then `points` is not known."""
 
     shard: int
     key: str | int | None
     state: str
     peer: int
     node: Node | None
+    points: int | None = None
 
 
 class Cluster:
@@ -152,7 +154,7 @@ class Cluster:
 def _told_by(node: Node, told: dict[str, Any]) -> list[Replica]:
     me = int(told["peer_id"])
     local = [
-        Replica(s["shard_id"], s.get("shard_key"), s["state"], me, node)
+        Replica(s["shard_id"], s.get("shard_key"), s["state"], me, node, s.get("points_count"))
         for s in told["local_shards"]
     ]
     remote = [

@@ -74,8 +74,17 @@ def create_indexes(cluster: Cluster, schema: dict[str, Any], name: str) -> None:
     """Create the payload indexes with all their parameters; waits for each."""
     path = collection_path(name, "index")
     for field, saved in schema.items():
-        body = {"field_name": field, "field_schema": saved.get("params") or saved["data_type"]}
+        body = {"field_name": field, "field_schema": _index(saved)}
         cluster.ask("PUT", path, body, params={"wait": True})
+
+
+def sync_indexes(cluster: Cluster, schema: dict[str, Any], name: str) -> None:
+    """Make the payload indexes of an existing collection those of the saved one."""
+    there = cluster.info(name)["payload_schema"]
+    for field in there.keys() - schema.keys():
+        cluster.ask("DELETE", collection_path(name, "index", field), params={"wait": True})
+    missing = {f: saved for f, saved in schema.items() if _index(saved) != _index(there.get(f))}
+    create_indexes(cluster, missing, name)
 
 
 def restore_strict_mode(cluster: Cluster, config: dict[str, Any], name: str) -> None:
@@ -106,6 +115,11 @@ def differences(cluster: Cluster, part: CollectionPart, name: str) -> list[str]:
     elif _per_key(there) != _per_key([(shard.id, shard.key) for shard in part.shards]):
         problems.append(f"collection {name!r} has other shard keys")
     return problems
+
+
+def _index(saved: dict[str, Any] | None) -> Any:
+    """What defines a payload index: its type, or its type and parameters."""
+    return saved and (saved.get("params") or saved["data_type"])
 
 
 def _create_keys(cluster: Cluster, part: CollectionPart, name: str) -> None:

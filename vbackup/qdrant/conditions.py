@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 from uuid import UUID
 
 from vbackup.model.blocks import PointId
@@ -18,6 +18,10 @@ from vbackup.model.link import Link, PayloadPath
 
 JsonFilter = dict[str, Any]
 Scalar = str | int | bool
+Kind = Literal["text", "integer", "uuid"]
+
+_KINDS: dict[str, Kind] = {"integer": "integer", "keyword": "text", "uuid": "uuid"}
+_NOTHING: JsonFilter = {"has_id": []}
 
 _DECIMAL = re.compile(r"0|-?[1-9]\d{0,18}")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -89,18 +93,30 @@ def point_ids(keys: Iterable[str]) -> list[PointId]:
     return found
 
 
-def owned_filter(refs: Sequence[PayloadPath], keys: Sequence[str]) -> JsonFilter | None:
+def owned_filter(
+    refs: Sequence[PayloadPath], keys: Sequence[str], kinds: Sequence[Kind | None] = ()
+) -> JsonFilter | None:
     """What a server can match to find a superset of the points that refer to these keys.
 
-    None when no part of the reference can be matched by a server (JSON text on the way).
+    `kinds` tells, reference by reference, of which type all the values are known to be: values
+    of other types are not searched, so that a payload index can answer alone. None is returned
+    when no part of the reference can be matched by a server (JSON text on the way).
     """
     columns = _parts(keys, len(refs))
+    known = list(kinds) or [None] * len(refs)
     must = [
-        {"should": list(_matches(server_key(path.steps), column))}
-        for path, column in zip(refs, columns, strict=True)
+        {"should": list(_matches(server_key(path.steps), column, kind)) or [_NOTHING]}
+        for path, column, kind in zip(refs, columns, known, strict=True)
         if matchable(path)
     ]
     return {"must": must} if must else None
+
+
+def covering_kind(path: PayloadPath, indexed: str | None, points: int, total: int) -> Kind | None:
+    """The type of all values of a path, when a payload index of that type holds every point."""
+    if points < total or not matchable(path):
+        return None
+    return _KINDS.get(indexed or "")
 
 
 def matchable(path: PayloadPath) -> bool:
@@ -124,19 +140,21 @@ def _parts(keys: Sequence[str], count: int) -> list[set[str]]:
     return columns
 
 
-def _matches(key: str, values: Iterable[str]) -> Iterable[JsonFilter]:
+def _matches(key: str, values: Iterable[str], kind: Kind | None) -> Iterator[JsonFilter]:
     """Conditions for every form in which a payload may hold these canonical values: as text, as
     an integer, as another common spelling of a UUID, as a boolean."""
     texts: list[str] = []
     integers: list[int] = []
     for value in sorted(values):
-        texts += _spellings(value)
+        if kind != "uuid" or _UUID.fullmatch(value):
+            texts += _spellings(value)
         if _DECIMAL.fullmatch(value) and int(value) in _INT64:
             integers.append(int(value))
-        if value in ("true", "false"):
+        if value in ("true", "false") and kind is None:
             yield {"key": key, "match": {"value": value == "true"}}
-    yield {"key": key, "match": {"any": texts}}
-    if integers:
+    if texts and kind != "integer":
+        yield {"key": key, "match": {"any": texts}}
+    if integers and kind in (None, "integer"):
         yield {"key": key, "match": {"any": integers}}
 
 

@@ -33,6 +33,15 @@ class Lookup(msgspec.Struct, frozen=True, tag=True):
     ids: list[PointId]
 
 
+class Owned(msgspec.Struct, frozen=True, tag=True):
+    """The points that refer to one of these keys by payload; one page of them, from an id on."""
+
+    link: Link
+    keys: list[str]
+    start: PointId | None
+    limit: int
+
+
 class Whole(msgspec.Struct, frozen=True, tag=True):
     """These points with payload and vectors."""
 
@@ -67,7 +76,7 @@ class Trouble(msgspec.Struct, frozen=True, tag=True):
     message: str
 
 
-Request = Scan | Lookup | Whole
+Request = Scan | Lookup | Owned | Whole
 Answer = Columns | Ready | WholePoints | Trouble
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -17,10 +17,13 @@ import qdrant_edge
 
 from vbackup.model.blocks import PointBlock, PointId
 from vbackup.model.link import Link
+from vbackup.qdrant.conditions import owned_filter
+from vbackup.qdrant.edge_filter import FieldIndexes, edge_filter
 from vbackup.qdrant.edge_protocol import (
     Answer,
     Columns,
     Lookup,
+    Owned,
     Ready,
     Request,
     Scan,
@@ -56,6 +59,7 @@ class Shard:
     def __init__(self, directory: Path) -> None:
         self._shard = qdrant_edge.EdgeShard.load(str(directory))
         self._projections: dict[str, Projection] = {}
+        self._indexes = FieldIndexes(self._shard)
 
     def count(self) -> int:
         return int(self._shard.count(qdrant_edge.CountRequest(exact=True)))
@@ -66,16 +70,27 @@ class Shard:
                 return self._scan(request)
             if isinstance(request, Lookup):
                 return self._lookup(request)
+            if isinstance(request, Owned):
+                return self._owned(request)
             return self._whole(request)
         except BaseException as error:  # noqa: BLE001 - the engine's panics are no Exceptions
             return Trouble(_text(error))
 
     def _scan(self, request: Scan) -> Columns:
+        return self._page(request, None)
+
+    def _owned(self, request: Owned) -> Columns:
+        kinds = self._indexes.asked(request.link)
+        wanted = owned_filter(request.link.ref, request.keys, kinds)
+        return self._page(request, None if wanted is None else edge_filter(wanted))
+
+    def _page(self, request: Scan | Owned, wanted: qdrant_edge.Filter | None) -> Columns:
         projection = self._projection(request.link)
         records, start = self._shard.scroll(
             qdrant_edge.ScrollRequest(
                 offset=None if request.start is None else _edge_id(request.start),
                 limit=request.limit,
+                filter=wanted,
                 with_payload=projection.keys or False,
                 with_vector=False,
             )

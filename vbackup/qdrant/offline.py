@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -20,12 +20,10 @@ from vbackup.model.link import Link
 from vbackup.ports import ShardSpool
 from vbackup.qdrant.conditions import Admission, point_ids
 from vbackup.qdrant.edge_process import EdgeProcess
-from vbackup.qdrant.edge_protocol import Columns, Lookup, Scan, Whole, WholePoints
+from vbackup.qdrant.edge_protocol import Columns, Lookup, Owned, Scan, Whole, WholePoints
 from vbackup.qdrant.fanin import FanIn
+from vbackup.qdrant.limits import MATCHED, PAGE, WHOLE
 from vbackup.qdrant.projection import Projection, chosen, joined, reference
-
-PAGE = 10_000
-WHOLE = 256
 
 
 @contextmanager
@@ -97,13 +95,17 @@ class OfflinePoints:
         return joined(blocks)
 
     def owned(self, link: Link, collection: str, keys: Sequence[str]) -> PointBlock:
-        """All points that refer to one of these keys; by payload, that is one scan of all."""
+        """All points that refer to one of these keys; without a payload index the first few calls
+        read all payloads, then one is made."""
         if link.by_id:
             return self.lookup(link, collection, point_ids(keys))
-        wanted = set(keys)
-        empty = Projection(link).block([], [])
-        blocks = [chosen(block, wanted) for block in self.points(link, collection)]
-        return joined([empty, *(block for block in blocks if len(block))])
+        wanted = sorted(set(keys))
+        blocks = [Projection(link).block([], [])]
+        for shard in self._of(collection):
+            for at in range(0, len(wanted), MATCHED):
+                part = wanted[at : at + MATCHED]
+                blocks += [chosen(block, set(part)) for block in _owned(shard, link, part)]
+        return joined(blocks)
 
     def fetch(self, link: Link, collection: str, keys: Sequence[str]) -> dict[str, list[Point]]:
         """Whole points by the key they refer to (opened with `vectors`, else without vectors)."""
@@ -134,9 +136,19 @@ class OfflinePoints:
 
 
 def _scan(shard: EdgeProcess, link: Link) -> Iterator[PointBlock]:
+    return _pages(shard, lambda start: Scan(link, start, PAGE))
+
+
+def _owned(shard: EdgeProcess, link: Link, keys: list[str]) -> Iterator[PointBlock]:
+    return _pages(shard, lambda start: Owned(link, keys, start, PAGE))
+
+
+def _pages(
+    shard: EdgeProcess, request: Callable[[PointId | None], Scan | Owned]
+) -> Iterator[PointBlock]:
     start: PointId | None = None
     while True:
-        columns = shard.ask(Scan(link, start, PAGE), Columns)
+        columns = shard.ask(request(start), Columns)
         yield _block(columns)
         if columns.start is None:
             return

@@ -14,11 +14,13 @@ import msgspec
 
 from vbackup.errors import Refused
 from vbackup.model.blocks import Point, PointBlock, PointId
-from vbackup.model.link import Link
+from vbackup.model.link import Link, PayloadPath
 from vbackup.qdrant.cluster import Cluster
 from vbackup.qdrant.conditions import (
     Admission,
     JsonFilter,
+    Kind,
+    covering_kind,
     link_filter,
     owned_filter,
     point_ids,
@@ -115,7 +117,7 @@ class LivePoints:
             return self._scanned(link, collection, wanted)
         try:
             return joined(
-                [block for c in chunks for block in self._matched(link, collection, c, limits)]
+                [block for c in chunks for block in self._matched(link, collection, c, info)]
                 or [Projection(link).page([])]
             )
         except Refused:  # strict mode wants an index for each of these conditions
@@ -165,11 +167,13 @@ class LivePoints:
         return joined(blocks or [Projection(link).page([])])
 
     def _matched(
-        self, link: Link, collection: str, keys: Sequence[str], limits: Limits
+        self, link: Link, collection: str, keys: Sequence[str], info: dict[str, Any]
     ) -> Iterator[PointBlock]:
         projection = Projection(link)
         wanted = set(keys)
-        body = self._body(projection, limits.page, owned_filter(link.ref, keys) or {})
+        kinds = [_kind(path, info) for path in link.ref]
+        conditions = owned_filter(link.ref, keys, kinds) or {}
+        body = self._body(projection, Limits.of(info["config"]).page, conditions)
         for raw, ready in self._pages(collection, body):
             page = decode_page(raw).result
             ready(page.next_page_offset)
@@ -204,6 +208,12 @@ class LivePoints:
 
     def _limits(self, collection: str) -> Limits:
         return Limits.of(self._cluster.info(collection)["config"])
+
+
+def _kind(path: PayloadPath, info: dict[str, Any]) -> Kind | None:
+    index = info["payload_schema"].get(path.root) or {}
+    total = info.get("points_count") or 0
+    return covering_kind(path, index.get("data_type"), index.get("points", 0), total)
 
 
 def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

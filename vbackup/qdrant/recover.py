@@ -15,7 +15,7 @@ from vbackup.errors import Refused
 from vbackup.model.manifest import Artifact, CollectionPart, ShardPart
 from vbackup.ports import Reporter, Step
 from vbackup.qdrant.cluster import Cluster
-from vbackup.qdrant.collections import differences
+from vbackup.qdrant.collections import differences, sync_indexes
 from vbackup.qdrant.rest import Node, collection_path
 
 UPLOADS = 4
@@ -57,6 +57,7 @@ def recover_collection(
                 job.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+    sync_indexes(cluster, part.payload_schema, name)
     # Recovered shards stay grey until something wakes their optimizers.
     wake(cluster, name)
 

@@ -11,6 +11,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 import msgspec
 
+from vbackup import redact
 from vbackup.config import QdrantConfig
 from vbackup.errors import Failed, Unreachable, Usage, VbackupError
 from vbackup.ports import Clock
@@ -37,6 +38,8 @@ class Node:
         self._options = options
         self._clock = clock
         self._url = url.rstrip("/")
+        if options.api_key:
+            redact.register(options.api_key.get_secret_value())
         self._client = self._connect(options.timeout)
 
     def close(self) -> None:

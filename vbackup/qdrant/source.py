@@ -23,17 +23,22 @@ from vbackup.qdrant.shards import start_spool
 class QdrantSource:
     """Reads one deployment. Thread-safe; `close` stops running streams and frees connections."""
 
-    def __init__(self, options: QdrantConfig, clock: Clock) -> None:
+    def __init__(
+        self, options: QdrantConfig, clock: Clock, *, cluster: Cluster | None = None
+    ) -> None:
+        """`cluster` shares the connections of somebody else, who closes them."""
         self._options = options
         self._clock = clock
-        self._cluster = Cluster(options, clock)
+        self._borrowed = cluster is not None
+        self._cluster = cluster or Cluster(options, clock)
         self._points = LivePoints(self._cluster)
         self._stop = threading.Event()
         self._numbers = count()
 
     def close(self) -> None:
         self._stop.set()
-        self._cluster.close()
+        if not self._borrowed:
+            self._cluster.close()
 
     def facts(self, patterns: Sequence[str]) -> PointStoreFacts:
         """Versions, nodes that are up, and the collections that match.

@@ -13,7 +13,7 @@ from vbackup.qdrant.cluster import Cluster
 from vbackup.qdrant.collections import create_collection, differences, restore_strict_mode
 from vbackup.qdrant.recover import recover_collection
 from vbackup.qdrant.rest import collection_path
-from vbackup.qdrant.settle import settle_collection
+from vbackup.qdrant.settle import await_replicas, settle_collection
 from vbackup.qdrant.source import QdrantSource
 from vbackup.qdrant.write import delete_points, upsert_points
 
@@ -22,8 +22,9 @@ class QdrantTarget:
     """Writes one deployment. Thread-safe; `close` frees its connections."""
 
     def __init__(self, options: QdrantConfig, clock: Clock) -> None:
+        self._options = options
         self._cluster = Cluster(options, clock)
-        self._source = QdrantSource(options, clock)
+        self._source = QdrantSource(options, clock, cluster=self._cluster)
         self._clock = clock
         self._strict: dict[str, JsonObject] = {}
 
@@ -51,6 +52,7 @@ class QdrantTarget:
         """Create the collection from its saved configuration, all but strict mode, which the
         next `settle` sets. Raises AlreadyExists, Refused."""
         create_collection(self._cluster, part, name)
+        await_replicas(self._cluster, name, self._clock, self._options.timeout)
         self._strict[name] = part.config
 
     def recover(
