@@ -29,16 +29,14 @@ from vbackup.config import (
     RepositoryConfig,
     WatermarkConfig,
 )
+from vbackup.demo import pair
 from vbackup.demo.application import Application
 from vbackup.demo.oracle import Comparison, compare
 from vbackup.demo.scenario import Lag, Scenario
 from vbackup.demo.usual_script import ScriptOrder, UsualScript
-from vbackup.engine.attempt import BackupOptions, Pair
-from vbackup.engine.backup import Backup, BackupResult
-from vbackup.engine.links import links_of
-from vbackup.engine.restore import Restore, RestoreResult, RestoreSettings
+from vbackup.engine.backup import BackupResult
+from vbackup.engine.restore import RestoreResult
 from vbackup.engine.restoreplan import RestoreOptions
-from vbackup.engine.watermark import WatermarkOptions
 from vbackup.model.manifest import Strategy
 from vbackup.progress import SilentReporter
 from vbackup.sandbox.servers import PostgresServer, QdrantServer
@@ -121,29 +119,32 @@ def torture(
     qdrant_server: QdrantServer,
     tmp_path: Path,
     record_property: Callable[[str, object], None],
-) -> Torture:
+) -> Iterator[Torture]:
     """Runs one scenario from the first write to the oracle's verdict."""
 
     def run(scenario: Scenario, strategy: Strategy = "capture") -> Outcome:
         app = application(scenario)
         config = _config(app, strategy, postgres_server, qdrant_server, tmp_path)
         wiring.create_repository(config.repository)
-        backup = run_backup(config)
+        backup = pair.back_up(config, SilentReporter(), SystemClock())
         app.quiesce()
         live = compare(app.dsn, app.store, scenario)
-        restore = run_restore(config, backup.manifest.id, tmp_path)
-        with app.store.sibling(f"{app.name}_back") as store:
-            try:
-                found = compare(postgres_server.dsn(f"{app.name}_back"), store, scenario)
-            finally:
-                store.drop()
-                wiring.record_target(config).drop(f"{app.name}_back")
+        restored = f"{app.name}_back"
+        stack.callback(wiring.record_target(config).drop, restored)
+        store = stack.enter_context(app.store.sibling(restored))
+        stack.callback(store.drop)
+        options = RestoreOptions(database=restored, collection_suffix="_back")
+        restore = pair.restore(
+            config, backup.manifest.id, options, tmp_path, SilentReporter(), SystemClock()
+        )
+        found = compare(postgres_server.dsn(restored), store, scenario)
         outcome = Outcome(scenario, backup, restore, found, live)
         record_property("torture", outcome.line())
         print(outcome.line())  # noqa: T201 - shown when the test fails
         return outcome
 
-    return run
+    with ExitStack() as stack:
+        yield run
 
 
 @pytest.fixture
@@ -188,50 +189,6 @@ def _config(
         ),
         link=(app.link(),),
     )
-
-
-def run_backup(config: Config) -> BackupResult:
-    """What `vbackup backup` does with this configuration."""
-    clock = SystemClock()
-    asked = config.watermark
-    options = BackupOptions(
-        watermark=WatermarkOptions(
-            strategy=asked.strategy,
-            lead_in=asked.lead_in,
-            max_index_lag=asked.max_index_lag,
-            tick=asked.tick,
-            budget=asked.budget,
-            candidates=asked.candidates,
-            lock_timeout=asked.lock_timeout,
-            max_pause=asked.max_pause,
-        ),
-        collections=config.qdrant.collections if config.qdrant else (),
-        work_dir=asked.work_dir,
-    )
-    return Backup(
-        pair=Pair(wiring.record_source(config), wiring.point_source(config)),
-        repository=wiring.open_repository(config.repository),
-        links=links_of(config),
-        ignore=config.ignore,
-        options=options,
-        reporter=SilentReporter(),
-        clock=clock,
-    ).run()
-
-
-def run_restore(config: Config, backup_id: str, directory: Path) -> RestoreResult:
-    """What `vbackup restore` does: new names beside the live pair."""
-    restore = Restore(
-        repository=wiring.open_repository(config.repository),
-        records=wiring.record_target(config),
-        points=wiring.point_target(config),
-        settings=RestoreSettings(work_dir=directory / "work", settle_timeout=60.0),
-        reporter=SilentReporter(),
-        clock=SystemClock(),
-    )
-    name = config.link[0].collection
-    options = RestoreOptions(database=f"{name}_back", collection_suffix="_back")
-    return restore.run(restore.plan(backup_id, options), options)
 
 
 # ---------------------------------------------------------------- scenarios

@@ -6,7 +6,6 @@ PostgreSQL is the record, Qdrant follows it, in the order and with the lag the s
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -108,8 +107,7 @@ class Application:
     def load(self) -> int:
         """The first rows and all their points; returns the number of points."""
         rng = self.scenario.random("load")
-        passages = itertools.islice(itertools.cycle(library()), self.scenario.rows)
-        changes = list(self._first_changes(passages, rng))
+        changes = list(self._first_changes(_sample(self.scenario.rows), rng))
         with self._connect(self.dsn) as connection:
             self._copy_rows(connection, changes)
         loaded = self._points.load(changes)
@@ -249,6 +247,13 @@ class Application:
         text = change.text or ""
         count = len(parts(text, self.scenario))
         return (change.key, document, text, change.version, "published", count)
+
+
+def _sample(count: int) -> Iterator[Passage]:
+    """That many passages from all over the library, again from the start when it has fewer."""
+    known = library()
+    step = max(1.0, len(known) / count)
+    return (known[int(number * step) % len(known)] for number in range(count))
 
 
 def _insert_documents(connection: psycopg.Connection) -> None:

@@ -19,7 +19,6 @@ from vbackup.sandbox.sandbox import Options, Sandbox, down, new_directory, throw
 from vbackup.settings import load
 
 NAME = "manual"
-"""The application's database and its collection."""
 
 _LINK = """
 [watermark]
@@ -49,6 +48,11 @@ class Ground:
     @property
     def config_file(self) -> Path:
         return self.sandbox.directory / CONFIG_FILE
+
+    @property
+    def name(self) -> str:
+        """The application's database and its collection."""
+        return NAME
 
     @property
     def repository_url(self) -> str:

@@ -15,9 +15,9 @@ from vbackup.demo.vector_store import VectorStore
 QUESTIONS = (
     "raise an exception inside an except clause",
     "list comprehension and generator expressions",
-    "what happens when a class is defined with a metaclass",
-    "format a number with a thousands separator",
-    "import a submodule of a package",
+    "define a function with default parameter values",
+    "the with statement and context managers",
+    "remove an item from a dictionary",
 )
 HITS = 5
 
