@@ -268,10 +268,15 @@ def _register_secrets(config: BaseModel) -> None:
         text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
         if secret and key not in ("postgres.dsn", "redis.url"):
             redact.register(text)
-        for found in _PASSWORD.finditer(text):
-            password = (found[1] or found[2]).strip("'")
-            redact.register(password)
-            redact.register(unquote(password))
+        register_passwords(text)
+
+
+def register_passwords(text: str) -> None:
+    """Let the redaction know the passwords within a DSN or URL."""
+    for found in _PASSWORD.finditer(text):
+        password = (found[1] or found[2]).strip("'")
+        redact.register(password)
+        redact.register(unquote(password))
 
 
 def _origins(config: Config, sources: Mapping[str, str]) -> Iterator[Origin]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vbackup.engine.restore import Restore, RestoreResult
     from vbackup.engine.restoreplan import RestoreOptions, Side
     from vbackup.engine.switch import Switch
+    from vbackup.model.link import Link
     from vbackup.model.manifest import Strategy
     from vbackup.ports import Clock, ObjectStore, RecordTarget, Reporter
     from vbackup.postgres.source import PostgresSource
@@ -48,7 +49,7 @@ def reporter(
 
 def object_store(config: RepositoryConfig, clock: Clock | None = None) -> ObjectStore:
     """The bucket prefix or directory. Nothing is contacted yet."""
-    from vbackup.storage import open_store
+    from vbackup.storage.open import open_store
 
     return open_store(config, clock or SystemClock())
 
@@ -133,6 +134,13 @@ def point_target(
     return QdrantTarget(_qdrant(config, url), clock or SystemClock())
 
 
+def links(config: Config) -> tuple[Link, ...]:
+    """The links of a configuration."""
+    from vbackup.engine.links import links_of
+
+    return links_of(config)
+
+
 def backup(
     config: Config,
     reporter: Reporter,
@@ -144,7 +152,6 @@ def backup(
     """Take one backup. `strategy` None means the configured one."""
     from vbackup.engine.attempt import Pair
     from vbackup.engine.backup import Backup
-    from vbackup.engine.links import links_of
 
     with ExitStack() as stack:
         records = record_source(config, clock, reporter, row_identity=True)
@@ -155,7 +162,7 @@ def backup(
         return Backup(
             pair=Pair(records, points),
             repository=open_repository(config.repository, clock),
-            links=links_of(config),
+            links=links(config),
             ignore=config.ignore,
             options=_backup_options(config, strategy, tags or {}),
             reporter=reporter,
@@ -228,24 +235,24 @@ def reconciler(
     config: Config, reporter: Reporter, clock: Clock, options: ReconcileOptions
 ) -> Iterator[Reconcile]:
     """What compares the live pair."""
-    from vbackup.engine.links import links_of
     from vbackup.engine.reconcile import Reconcile, live_rows
 
-    links = links_of(config)
     patterns = config.qdrant.collections if config.qdrant else ()
-    with closing(record_source(config, clock)) as records:
-        with closing(point_source(config, clock)) as points:
-            facts = points.facts(patterns)
-            yield Reconcile(
-                links=links,
-                ignore=config.ignore,
-                open_rows=live_rows(records),
-                points=points,
-                names={found.name: found.aliases for found in facts.collections},
-                options=options,
-                reporter=reporter,
-                clock=clock,
-            )
+    with (
+        closing(record_source(config, clock)) as records,
+        closing(point_source(config, clock)) as points,
+    ):
+        facts = points.facts(patterns)
+        yield Reconcile(
+            links=links(config),
+            ignore=config.ignore,
+            open_rows=live_rows(records),
+            points=points,
+            names={found.name: found.aliases for found in facts.collections},
+            options=options,
+            reporter=reporter,
+            clock=clock,
+        )
 
 
 def _backup_options(
@@ -288,8 +295,11 @@ def _options(config: RepositoryConfig) -> RepositoryOptions:
 def _postgres(config: Config, dsn: str | None) -> PostgresConfig:
     from pydantic import SecretStr
 
+    from vbackup.settings import register_passwords
+
     if dsn is None:
         return config.postgres
+    register_passwords(dsn)
     return config.postgres.model_copy(update={"dsn": SecretStr(dsn)})
 
 

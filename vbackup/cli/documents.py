@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from vbackup.engine.reconcile import ReconcileResult
     from vbackup.model.finding import LinkReport
     from vbackup.model.manifest import CollectionPart, Manifest
 
@@ -72,6 +73,16 @@ def link_document(report: LinkReport) -> dict[str, object]:
         "healed": report.healed,
         "clean": report.clean,
         "warnings": report.warnings,
+    }
+
+
+def reconcile_document(result: ReconcileResult) -> dict[str, object]:
+    """What `reconcile` says, and `restore` about its own reconcile (contract: `reconcile`)."""
+    return {
+        "links": [link_document(report) for report in result.reports],
+        "clean": result.clean,
+        "warnings": result.warnings,
+        "seconds": round(result.seconds, 3),
     }
 
 

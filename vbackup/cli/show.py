@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -9,6 +10,7 @@ import click
 from vbackup.cli import options
 from vbackup.cli.documents import backup_document
 from vbackup.cli.output import emit
+from vbackup.cli.reembed import reembed_lines, write_reembed
 from vbackup.cli.screen import Screen
 from vbackup.cli.session import Session
 from vbackup.quantity import duration, size
@@ -22,12 +24,20 @@ if TYPE_CHECKING:
 
 @options.command("show", short_help="Show one backup in full.")
 @click.argument("backup", metavar="ID", default="latest")
+@click.option(
+    "--reembed",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write the rows that a restore leaves to re-embed here, as JSON lines.",
+)
 @options.pass_session
-def command(session: Session, backup: str) -> None:
+def command(session: Session, backup: str, reembed: Path | None) -> None:
     """Show one backup in full. ID may be `latest` or the start of an id."""
     repository = open_repository(session.repository_config, session.clock)
     manifest = repository.load(repository.resolve(backup))
     summary = next((s for s in repository.backups() if s.id == manifest.id), None)
+    if reembed:
+        write_reembed(reembed, reembed_lines(repository, manifest))
     document = _document(manifest, summary)
     emit(session, document, lambda screen: _render(screen, manifest, summary))
 

@@ -1,0 +1,62 @@
+"""`vbackup check`: reach everything and say what to do; change nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vbackup.cli import options
+from vbackup.cli.output import emit
+from vbackup.cli.session import Session
+from vbackup.errors import Refused
+
+if TYPE_CHECKING:
+    from vbackup.cli.preflight import Preflight
+    from vbackup.cli.screen import Screen
+
+STYLES = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
+
+
+@options.command("check", short_help="Reach everything and say what to do; change nothing.")
+@options.pass_session
+def command(session: Session) -> None:
+    """Reach PostgreSQL, Qdrant and the repository, and say what to do; change nothing.
+
+    Exit code 4 when a backup would be refused. With -v it also prints where each value of the
+    configuration came from.
+    """
+    from vbackup.cli.preflight import Preflight
+
+    preflight = Preflight(session.settings, session.clock)
+    preflight.run()
+    emit(
+        session,
+        preflight.document(),
+        lambda screen: render(screen, preflight, origins=session.verbosity > 0),
+        ok=preflight.ok,
+    )
+    if not preflight.ok:
+        first = next(check for check in preflight.checks if check.status == "failed")
+        raise Refused(
+            f"a backup would be refused: {first.name}: {first.found}",
+            hint=first.advice or "see the table",
+        )
+
+
+def render(screen: Screen, preflight: Preflight, *, origins: bool = False) -> None:
+    """What was tried, what was found, what to do."""
+    screen.table(
+        ("TRIED", "", "FOUND"),
+        [(check.name, check.status, check.found) for check in preflight.checks],
+        styles=[STYLES[check.status] for check in preflight.checks],
+    )
+    advice = [check for check in preflight.checks if check.advice]
+    if advice:
+        screen.line()
+    for check in advice:
+        screen.line(f"{check.name}: {check.advice}", STYLES[check.status])
+    if origins:
+        screen.line()
+        screen.table(
+            ("KEY", "VALUE", "FROM"),
+            [(origin.key, origin.value, origin.source) for origin in preflight.settings.origins],
+        )

@@ -1,0 +1,72 @@
+"""Where findings go: files of JSON lines, and a few examples for the screen."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from vbackup.cli.jsonl import LineFile
+
+if TYPE_CHECKING:
+    from vbackup.model.finding import Finding
+
+EXAMPLES = 10
+REEMBED_KINDS = frozenset({"missing", "stale", "ahead", "wrong_count"})
+"""Findings that go away when the row is embedded again."""
+
+
+class Evidence:
+    """Takes findings one by one; the files appear when the block ends without an error.
+
+    Raises Usage at once when a file cannot be written.
+    """
+
+    def __init__(self, output: Path | None, reembed: Path | None) -> None:
+        self.seen = 0
+        self.examples: list[Finding] = []
+        self._stack = ExitStack()
+        try:
+            self._output = self._open(output)
+            self._reembed = self._open(reembed)
+        except BaseException as error:
+            self._stack.__exit__(type(error), error, error.__traceback__)
+            raise
+
+    def __enter__(self) -> Evidence:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    @property
+    def written(self) -> int:
+        """Lines in the file of findings."""
+        return self._output.count if self._output else 0
+
+    def take(self, finding: Finding) -> None:
+        self.seen += 1
+        if len(self.examples) < EXAMPLES:
+            self.examples.append(finding)
+        if self._output:
+            self._output.write(asdict(finding))
+        if self._reembed and finding.kind in REEMBED_KINDS:
+            self._reembed.write(
+                {
+                    "link": finding.link,
+                    "key": finding.key,
+                    "version": finding.row_version,
+                    "tenant": finding.tenant,
+                    "reason": finding.kind,
+                }
+            )
+
+    def _open(self, path: Path | None) -> LineFile | None:
+        return self._stack.enter_context(LineFile(path)) if path else None

@@ -1,0 +1,274 @@
+"""What a backup would ask first: reaches both databases, the repository and the disk.
+
+Changes nothing that lasts: the repository is proven writable by a lease that is released again.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from vbackup import wiring
+from vbackup.errors import VbackupError
+from vbackup.quantity import size
+
+if TYPE_CHECKING:
+    from vbackup.engine.links import Target
+    from vbackup.model.manifest import DatabaseFacts
+    from vbackup.ports import CandidateWatermark, Clock, PointSource, PointStoreFacts
+    from vbackup.settings import Settings
+
+Block = TypeVar("Block")
+Status = Literal["ok", "warning", "failed", "skipped"]
+SAMPLE = 1000
+"""Points of a link whose rows are looked up."""
+LITTLE_SPACE = 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was tried, what was found, and what to do about it."""
+
+    name: str
+    status: Status
+    found: str
+    advice: str = ""
+    seconds: float = 0.0
+
+
+class Attention(Exception):
+    """Raised by a probe whose finding does not stop a backup, but somebody should know."""
+
+    def __init__(self, found: str, advice: str) -> None:
+        super().__init__(found)
+        self.advice = advice
+
+
+@dataclass(slots=True)
+class Preflight:
+    """Runs once; then `checks` says how it went."""
+
+    settings: Settings
+    clock: Clock
+    checks: list[Check] = field(default_factory=list)
+    database: DatabaseFacts | None = None
+    store: PointStoreFacts | None = None
+
+    @property
+    def failures(self) -> int:
+        return sum(check.status == "failed" for check in self.checks)
+
+    @property
+    def ok(self) -> bool:
+        """Whether a backup would be taken; warnings do not stop it."""
+        return self.failures == 0
+
+    def run(self) -> None:
+        with ExitStack() as stack:
+            candidate = self._check_postgres(stack)
+            points = self._check_qdrant(stack)
+            targets = self._targets()
+            for target in targets:
+                self._check_link(target, candidate, points)
+        self._probe("repository", self._repository)
+        self._probe("work folder", self._work_folder)
+        if self.settings.config.redis:
+            self._add(Check("redis", "skipped", "configured; this version does not contact it"))
+
+    def document(self) -> dict[str, object]:
+        """As scripts read it."""
+        return {
+            "config": self.settings.path,
+            "checks": self.checks,
+            "origins": self.settings.origins,
+        }
+
+    def inventory(self) -> list[dict[str, str]]:
+        """What a backup would hold."""
+        rows: list[dict[str, str]] = []
+        if self.database:
+            name, total = self.database.database, size(self.database.size_bytes)
+            rows.append({"kind": "database", "name": name, "size": total})
+        collections = self.store.collections if self.store else ()
+        return rows + [
+            {"kind": "collection", "name": found.name, "size": f"{found.points:,} points"}
+            for found in collections
+        ]
+
+    # ------------------------------------------------------------ PostgreSQL
+
+    def _check_postgres(self, stack: ExitStack) -> CandidateWatermark | None:
+        """Reach it, find its client tools, and open what a backup dumps from."""
+        config = self.settings.config
+        source = wiring.record_source(config, self.clock)
+        stack.callback(source.close)
+
+        def reach() -> str:
+            self.database = facts = source.facts()
+            return f"{facts.database}, {size(facts.size_bytes)}, version {facts.server_version}"
+
+        if not self._probe("postgres", reach):
+            self._skip("client tools", "tables")
+            return None
+        self._probe("client tools", lambda: f"pg_dump {source.client_version}")
+        opened: list[CandidateWatermark] = []
+
+        def tables() -> str:
+            opened.append(source.candidate(wiring.links(config)))
+            return f"all readable in one snapshot, at {opened[0].lsn}"
+
+        self._probe("tables", tables)
+        for candidate in opened:
+            stack.callback(candidate.close)
+        return opened[0] if opened else None
+
+    # ------------------------------------------------------------ Qdrant
+
+    def _check_qdrant(self, stack: ExitStack) -> PointSource | None:
+        """Reach every node; every shard must have an Active replica."""
+        qdrant = self.settings.config.qdrant
+        if qdrant is None:
+            return None
+        source = wiring.point_source(self.settings.config, self.clock)
+        stack.callback(source.close)
+
+        def reach() -> str:
+            self.store = facts = source.facts(qdrant.collections)
+            shards = sum(len(found.shards) for found in facts.collections)
+            total = sum(found.points for found in facts.collections)
+            found = (
+                f"version {facts.server_version}, {len(facts.nodes)} of {len(qdrant.urls)} nodes,"
+                f" {len(facts.collections)} collections, {shards} shards, {total:,} points"
+            )
+            if len(facts.nodes) < len(qdrant.urls):
+                raise Attention(found, "the shards are read from the nodes that answer")
+            if not facts.collections:
+                raise Attention(found, "no collection matches qdrant.collections")
+            return found
+
+        return source if self._probe("qdrant", reach) else None
+
+    # ------------------------------------------------------------ links
+
+    def _targets(self) -> Sequence[Target]:
+        """Links and the collections they match; what belongs to no link is a warning."""
+        from vbackup.engine.links import resolve
+
+        if self.store is None:
+            return ()
+        names = {found.name: found.aliases for found in self.store.collections}
+        config = self.settings.config
+        resolution = resolve(wiring.links(config), config.ignore, names)
+        for text in resolution.warnings:
+            self._add(Check("links", "warning", text, "add a [[link]], or list it in `ignore`"))
+        return resolution.targets
+
+    def _check_link(
+        self, target: Target, rows: CandidateWatermark | None, points: PointSource | None
+    ) -> None:
+        name = f"link {target.link.name}"
+        if rows is None or points is None:
+            self._skip(name)
+            return
+        self._probe(name, lambda: _matched(target, rows, points))
+
+    # ------------------------------------------------------------ repository, disk
+
+    def _repository(self) -> str:
+        repository = wiring.open_repository(self.settings.config.repository, self.clock)
+        with repository.lease("check"):
+            found = repository.backups()
+        secured = "encrypted" if repository.encrypted else "not encrypted"
+        text = f"{repository.store.location}, writable, {secured}, {len(found)} backups"
+        if not repository.store.conditional:
+            raise Attention(
+                f"{text}, no conditional writes",
+                "do not let two machines back up into it at the same time",
+            )
+        return text
+
+    def _work_folder(self) -> str:
+        folder = self.settings.config.watermark.work_dir or Path(tempfile.gettempdir())
+        existing = next(p for p in (folder, *folder.parents) if p.exists())
+        free = shutil.disk_usage(existing).free
+        found = f"{folder}, {size(free)} free"
+        if free < LITTLE_SPACE:
+            raise Attention(
+                found, "it holds all shard snapshots of a backup: set watermark.work_dir"
+            )
+        return found
+
+    # ------------------------------------------------------------ bookkeeping
+
+    def _probe(self, name: str, ask: Callable[[], str]) -> bool:
+        """Whether it went well enough to go on."""
+        started = self.clock.monotonic()
+        status: Status = "ok"
+        advice = ""
+        try:
+            found = ask()
+        except Attention as attention:
+            status, found, advice = "warning", str(attention), attention.advice
+        except VbackupError as error:
+            status, found, advice = "failed", error.message, error.hint
+        seconds = round(self.clock.monotonic() - started, 3)
+        self._add(Check(name, status, found, advice, seconds))
+        return status != "failed"
+
+    def _skip(self, *names: str) -> None:
+        for name in names:
+            self._add(Check(name, "skipped", "needs what failed above"))
+
+    def _add(self, check: Check) -> None:
+        self.checks.append(check)
+
+
+def _matched(target: Target, rows: CandidateWatermark, points: PointSource) -> str:
+    """How many of a sample of points have their row. Raises Attention."""
+    link = target.link
+    with _first(rows.rows(link)) as block:
+        count = len(block) if block else 0
+    sampled, refs = _sample(target, points)
+    if not sampled:
+        return f"{count:,} rows or more, no points yet" if count else "no rows and no points yet"
+    if not refs:
+        where = ", ".join(f"payload:{path}" for path in link.ref)
+        raise Attention(f"none of {sampled:,} points has {where}", "correct point.ref of the link")
+    found = len(rows.lookup(link, refs))
+    text = f"{found:,} of {len(refs):,} sampled references have their row"
+    if not found:
+        raise Attention(text, "correct rows.key or point.ref of the link")
+    if not link.keyed:
+        raise Attention(
+            f"{text}; no version on both sides",
+            "set rows.version and point.version: without them a backup is best effort",
+        )
+    return text
+
+
+def _sample(target: Target, points: PointSource) -> tuple[int, list[str]]:
+    """How many points were looked at, and the keys they refer to."""
+    sampled, refs = 0, set[str]()
+    for collection in target.collections:
+        with _first(points.points(target.link, collection)) as block:
+            if block is None:
+                continue
+            sampled += min(SAMPLE, len(block))
+            refs.update(ref for ref in islice(block.refs, SAMPLE) if ref is not None)
+    return sampled, sorted(refs)[:SAMPLE]
+
+
+@contextmanager
+def _first(blocks: Iterator[Block]) -> Iterator[Block | None]:
+    """The first block of a reader, which is closed afterwards."""
+    try:
+        yield next(blocks, None)
+    finally:
+        if isinstance(blocks, Generator):
+            blocks.close()

@@ -1,0 +1,80 @@
+"""`vbackup prune`: apply the retention policy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from vbackup.cli import options
+from vbackup.cli.output import emit
+from vbackup.cli.screen import Screen
+from vbackup.cli.session import Session
+from vbackup.quantity import size
+from vbackup.wiring import open_repository
+
+if TYPE_CHECKING:
+    from vbackup.repository.prune import PruneReport
+
+
+@options.command("prune", short_help="Apply the retention policy.")
+@click.option("--dry-run", is_flag=True, help="Only say what would go, and why.")
+@options.pass_session
+def command(session: Session, dry_run: bool) -> None:
+    """Apply the retention policy, and remove everything that no backup needs.
+
+    The newest good backup and pinned ones always stay. Safe beside a running backup.
+    """
+    from vbackup.repository.prune import PruneOptions, prune
+
+    repository = open_repository(session.config.repository, session.clock)
+    report = prune(
+        repository, session.config.retention, PruneOptions(dry_run=dry_run), session.reporter
+    )
+    emit(session, _document(report), lambda screen: _render(screen, report))
+
+
+def _document(report: PruneReport) -> dict[str, object]:
+    return {
+        "dry_run": report.dry_run,
+        "backups": [
+            {
+                "id": decision.backup.id,
+                "at": decision.backup.at,
+                "keep": decision.keep,
+                "reasons": decision.reasons,
+            }
+            for decision in report.decisions
+        ],
+        "removed": report.removed,
+        "refused": report.refused,
+        "packs_deleted": report.packs_deleted,
+        "packs_repacked": report.packs_repacked,
+        "packs_kept_young": report.packs_kept_young,
+        "bytes_freed": report.bytes_freed,
+        "bytes_kept": report.bytes_kept,
+        "deferred": report.deferred,
+    }
+
+
+def _render(screen: Screen, report: PruneReport) -> None:
+    goes = "would go" if report.dry_run else "removed"
+    screen.table(
+        ("ID", "TAKEN", "", "WHY"),
+        [
+            (
+                decision.backup.id,
+                screen.moment(decision.backup.at),
+                "kept" if decision.keep else goes,
+                ", ".join(decision.reasons),
+            )
+            for decision in report.decisions
+        ],
+        styles=["" if decision.keep else "yellow" for decision in report.decisions],
+    )
+    verb = "would free" if report.dry_run else "freed"
+    screen.line(f"{verb} {size(report.bytes_freed)}, keeps {size(report.bytes_kept)}")
+    if report.deferred:
+        screen.line(f"left for the next prune: {report.deferred}", "yellow")
+    for key, reason in report.refused.items():
+        screen.line(f"not deleted: {key}: {reason}", "yellow")

@@ -1,0 +1,175 @@
+"""`vbackup restore`: restore a pair, then reconcile it."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from vbackup import wiring
+from vbackup.cli import options
+from vbackup.cli.jsonl import LineFile
+from vbackup.cli.output import emit
+from vbackup.cli.reembed import reembed_line
+from vbackup.cli.restored import (
+    Done,
+    plan_document,
+    render_plan,
+    render_result,
+    restore_document,
+)
+from vbackup.cli.session import Session
+from vbackup.clock import parse_time
+from vbackup.errors import Findings
+
+if TYPE_CHECKING:
+    from vbackup.engine.restore import Restore
+    from vbackup.engine.restoreplan import RestoreOptions, RestorePlan
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the options say."""
+
+    backup: str
+    at: datetime | None
+    plan: bool
+    database: str | None
+    collection_suffix: str | None
+    collections: tuple[str, ...]
+    only: Literal["postgres", "qdrant"] | None
+    postgres: str | None
+    qdrant: str | None
+    in_place: bool
+    yes: bool
+    force: bool
+    strict: bool
+    keep_failed: bool
+    reembed: Path | None
+    go_back: Path | None
+    drop_old: Path | None
+
+
+class Moment(click.ParamType[datetime]):
+    """A time on the command line."""
+
+    name = "time"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> datetime:
+        if isinstance(value, datetime):
+            return value
+        try:
+            return parse_time(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@options.command("restore", short_help="Restore a pair, then reconcile it.")
+@click.argument("backup", metavar="[ID|latest]", default="latest")
+@click.option("--at", type=Moment(), metavar="TIME", help="The newest backup at or before TIME.")
+@click.option("--plan", is_flag=True, help="Only show every step, target and size.")
+@click.option("--database", metavar="NAME", help="Name of the new database.")
+@click.option("--collection-suffix", metavar="S", help="Appended to the collections' names.")
+@click.option(
+    "--collection", "collections", multiple=True, metavar="NAME", help="Only these collections."
+)
+@click.option("--only", type=click.Choice(["postgres", "qdrant"]), help="Only one side.")
+@click.option("--postgres", metavar="DSN", help="Restore into this server.")
+@click.option("--qdrant", metavar="URL", help="Restore into this deployment.")
+@click.option("--in-place", is_flag=True, help="Switch to the restored pair once it is proven.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--force", is_flag=True, help="Go on beyond the runaway guard and over drift.")
+@click.option("--strict", is_flag=True, help="Exit 3 when rows are left to re-embed.")
+@click.option("--keep-failed", is_flag=True, help="Leave what a failed restore created.")
+@click.option("--reembed", type=_FILE, metavar="FILE", help="Write the rows to re-embed here.")
+@click.option("--go-back", type=_FILE, metavar="STATE", help="Undo a switch, by its state file.")
+@click.option("--drop-old", type=_FILE, metavar="STATE", help="Drop what a switch kept.")
+@options.pass_session
+def command(session: Session, /, **given: Any) -> None:
+    """Restore a pair, then reconcile it.
+
+    By default the pair comes back under new names beside the live one, and nothing live is
+    touched. With --in-place the restored pair is proven first, then takes the live names; the
+    old pair is kept under other names until --drop-old.
+    """
+    asked = Asked(**given)
+    if asked.go_back or asked.drop_old:
+        from vbackup.cli import switching
+
+        switching.run(session, asked)
+        return
+    _restore(session, asked)
+
+
+def _restore(session: Session, asked: Asked) -> None:
+    from vbackup.engine.restoreplan import RestoreOptions
+
+    restore = wiring.restorer(
+        session.config,
+        session.reporter,
+        session.clock,
+        dsn=asked.postgres,
+        url=asked.qdrant,
+        only=asked.only,
+    )
+    wanted = RestoreOptions(
+        database=asked.database,
+        collection_suffix=asked.collection_suffix,
+        collections=asked.collections,
+        only=asked.only,
+        in_place=asked.in_place,
+        force=asked.force,
+        keep_failed=asked.keep_failed,
+    )
+    plan = restore.plan(restore.repository.resolve(asked.backup, at=asked.at), wanted)
+    if asked.plan:
+        emit(session, plan_document(plan), lambda screen: render_plan(screen, plan))
+        return
+    if asked.in_place:
+        names = ", ".join(filter(None, [plan.manifest.postgres.facts.database, *plan.names]))
+        session.confirm(f"this replaces the live pair ({names})", given=asked.yes)
+    with LineFile(asked.reembed) if asked.reembed else nullcontext() as file:
+        done = _run(session, asked, restore, plan, wanted)
+        if file:
+            for line in done.result.applied.reembed:
+                file.write(reembed_line(line))
+    document = restore_document(done, asked.reembed)
+    strict = asked.strict and bool(done.result.applied.reembed)
+    ok = done.result.clean and not strict
+    emit(session, document, lambda screen: render_result(screen, done, asked.reembed), ok=ok)
+    if not done.result.clean:
+        raise Findings("rows and points of the restored pair do not agree", hint=_look_at(plan))
+    if strict:
+        raise Findings(
+            f"{len(done.result.applied.reembed)} rows are left to re-embed (--strict)",
+            hint="vbackup restore --reembed FILE writes them down",
+        )
+
+
+def _run(
+    session: Session, asked: Asked, restore: Restore, plan: RestorePlan, wanted: RestoreOptions
+) -> Done:
+    if not plan.in_place:
+        return Done(restore.run(plan, wanted))
+    from vbackup.engine.inplace import InPlaceRestore
+
+    switch = wiring.switch(
+        session.config, session.reporter, session.clock, dsn=asked.postgres, url=asked.qdrant
+    )
+    live = plan.manifest.postgres.facts.database
+    beside = session.settings.path.parent.absolute()
+    switched = InPlaceRestore(restore, switch, live, beside).run(plan, wanted)
+    return Done(switched.restored, switched)
+
+
+def _look_at(plan: RestorePlan) -> str:
+    names = [plan.database] if plan.database else []
+    return f"look at {', '.join([*names, *plan.names.values()])}"
