@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vbackup.engine import describe
 from vbackup.engine.authority import Authority
 from vbackup.engine.capture import Capturer, ImageStore
 from vbackup.engine.cuts import ShardCuts, follow
@@ -25,12 +26,11 @@ from vbackup.errors import VbackupError
 from vbackup.model.finding import LinkReport
 from vbackup.model.manifest import (
     Artifact,
-    CollectionPart,
     DumpArtifact,
-    Exactness,
     PatchPart,
     PostgresPart,
     QdrantPart,
+    RowListing,
     ShardPart,
     WatermarkRecord,
 )
@@ -78,6 +78,7 @@ class Attempt:
     postgres: PostgresPart
     qdrant: QdrantPart | None = None
     patch: PatchPart = PatchPart()
+    rows: tuple[RowListing, ...] = ()
 
     def __init__(
         self,
@@ -121,7 +122,7 @@ class Attempt:
                 shards = [pool.submit(self._store_shard, spool) for spool in cuts.spools]
                 dumps = [pool.submit(self._store_dump, d) for d in chosen.watermark.dumps()]
                 try:
-                    digests = self._compare(chosen, cuts, images, patch, targets, dumps)
+                    authority = self._compare(chosen, cuts, images, patch, targets, dumps)
                     dumped = [one.result() for one in dumps]
                     # Nothing reads the snapshot any more: let the server clean up behind it.
                     chosen.watermark.close()
@@ -131,10 +132,10 @@ class Attempt:
                     _cancel(shards)
                     _cancel(dumps)
                     raise
-            self.record = self._record(chosen, targets)
-            self.postgres = self._postgres(dumped)
-            self.qdrant = self._qdrant(stored)
-            self.patch = self._store_patch(patch, digests)
+            self.record = describe.watermark(chosen, targets)
+            self.postgres = describe.postgres(self._pair.records, dumped)
+            self.qdrant = describe.qdrant(self._store, stored) if self._store else None
+            self._store_comparison(authority, patch)
 
     # ------------------------------------------------------------ watermark
 
@@ -203,19 +204,30 @@ class Attempt:
             artifact = self._writer.add(f"postgres/{dump.name}", stream, step=step)
         return DumpArtifact(dump.kind, artifact, dump.table, dump.rows_estimate)
 
-    def _store_patch(self, patch: PatchFile, digests: dict[str, str]) -> PatchPart:
+    def _store_comparison(self, authority: Authority | None, patch: PatchFile) -> None:
+        """What the comparison under the watermark gave: the patch and the row listings."""
         artifact: Artifact | None = None
         if not patch.empty:
             with self._reporter.step("store the patch") as step:
                 artifact = self._writer.add("patch", patch.stream(), step=step)
-        return PatchPart(
+        self.patch = PatchPart(
             artifact=artifact,
             upserts=patch.upserts,
             deletes=patch.deletes,
             reembed=patch.reembeds,
             reasons=dict(patch.reasons),
-            rows_digest=digests,
+            rows_digest=authority.digests if authority else {},
         )
+        listings = authority.listings if authority else {}
+        with self._reporter.step("store row listings") as step:
+            self.rows = tuple(
+                RowListing(
+                    name,
+                    self._writer.add(f"rows/{name}", listed.stream(), step=step),
+                    listed.count,
+                )
+                for name, listed in listings.items()
+            )
 
     # ------------------------------------------------------------ comparing
 
@@ -227,10 +239,10 @@ class Attempt:
         patch: PatchFile,
         targets: Sequence[Target],
         dumps: Sequence[Future[DumpArtifact]],
-    ) -> dict[str, str]:
+    ) -> Authority | None:
         """The authority: every linked row under the watermark against the shard snapshots."""
         if not self._pair.points or not targets:
-            return {}
+            return None
         for spool in cuts.spools:
             spool.done.wait()
         if (lost := cuts.lost()) and lost.error:
@@ -253,63 +265,7 @@ class Attempt:
             for dump in dumps:
                 dump.exception()
             authority.retry(targets)
-        return authority.digests
-
-    # ------------------------------------------------------------ describing
-
-    def _record(self, chosen: Chosen, targets: Sequence[Target]) -> WatermarkRecord:
-        if not targets:
-            exactness: Exactness = "unlinked"
-        elif all(target.link.keyed for target in targets):
-            exactness = "exact"
-        else:
-            exactness = "best-effort"
-        return WatermarkRecord(
-            strategy=chosen.strategy,
-            snapshot=chosen.watermark.snapshot,
-            lsn=chosen.watermark.lsn,
-            at=chosen.watermark.at,
-            writers_paused_ms=chosen.paused_ms,
-            exactness=exactness,
-            base=chosen.base,
-            lead_in_seconds=chosen.lead_in,
-            candidates=chosen.candidates,
-            lost=chosen.lost,
-            notes=chosen.notes,
-        )
-
-    def _postgres(self, dumps: list[DumpArtifact]) -> PostgresPart:
-        return PostgresPart(
-            facts=self._pair.records.facts(),
-            client_version=self._pair.records.client_version,
-            dumps=tuple(dumps),
-            bytes=sum(dump.artifact.length for dump in dumps),
-        )
-
-    def _qdrant(self, shards: list[ShardPart]) -> QdrantPart | None:
-        if self._store is None:
-            return None
-        by_collection: dict[str, list[ShardPart]] = {}
-        refs = [shard for facts in self._store.collections for shard in facts.shards]
-        for ref, part in zip(refs, shards, strict=True):
-            by_collection.setdefault(ref.collection, []).append(part)
-        return QdrantPart(
-            server_version=self._store.server_version,
-            nodes=len(self._store.nodes),
-            collections=tuple(
-                CollectionPart(
-                    name=facts.name,
-                    config=facts.config,
-                    payload_schema=facts.payload_schema,
-                    aliases=facts.aliases,
-                    shards=tuple(by_collection.get(facts.name, [])),
-                    points=facts.points,
-                    bytes=sum(s.artifact.length for s in by_collection.get(facts.name, [])),
-                    custom_sharding=facts.custom_sharding,
-                )
-                for facts in self._store.collections
-            ),
-        )
+        return authority
 
 
 def _cancel(futures: Sequence[Future[Any]]) -> None:

@@ -27,6 +27,7 @@ from vbackup.engine.compare import Comparison
 from vbackup.engine.links import Target
 from vbackup.engine.patchfile import PatchFile
 from vbackup.engine.reconcile import feed
+from vbackup.engine.rowlisting import ListedRows
 from vbackup.engine.versions import later
 from vbackup.model.finding import Finding, LinkReport
 from vbackup.model.patch import Delete, DeleteReason, Reembed, ReembedReason, Upsert
@@ -69,13 +70,16 @@ class Authority:
     workdir: Path
     changed: dict[str, frozenset[str]]
     digests: dict[str, str] = field(default_factory=dict)
+    listings: dict[str, ListedRows] = field(default_factory=dict)
 
     def run(self, target: Target, step: Step) -> LinkReport:
         """Compare one link under the watermark and add what it needs to the patch."""
         link = target.link
         comparison = Comparison(link, self.workdir / f"compare-{len(self.digests)}")
         try:
-            feed(comparison, self.rows, self.offline, target, step)
+            listed = ListedRows(self.rows, self.workdir / f"rows-{len(self.digests)}.jsonl")
+            feed(comparison, listed, self.offline, target, step)
+            self.listings[link.name] = listed
             result = comparison.finish()
             for batch in _batches(result.findings, BATCH):
                 self._decide(target, batch)

@@ -69,6 +69,7 @@ class Backup:
                         qdrant=attempt.qdrant,
                         links=tuple(self.links),
                         patch=attempt.patch,
+                        rows=attempt.rows,
                         statistics=Statistics(seconds=self.clock.monotonic() - started),
                         tags=dict(self.options.tags),
                         ignore=tuple(self.ignore),

@@ -140,6 +140,15 @@ class PatchPart:
 
 
 @dataclass(frozen=True, slots=True)
+class RowListing:
+    """Every (key, version, live, ...) of a link at the watermark (docs/format.md)."""
+
+    link: str
+    artifact: Artifact
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
 class Statistics:
     bytes_read: int = 0
     bytes_uploaded: int = 0
@@ -162,6 +171,7 @@ class Manifest:
     statistics: Statistics
     tags: dict[str, str] = field(default_factory=dict)
     ignore: tuple[str, ...] = ()
+    rows: tuple[RowListing, ...] = ()
     redis: Artifact | None = None
     version: int = 1
 
@@ -170,6 +180,7 @@ class Manifest:
         found = [dump.artifact for dump in self.postgres.dumps]
         if self.qdrant:
             found += [s.artifact for c in self.qdrant.collections for s in c.shards]
+        found += [listing.artifact for listing in self.rows]
         found += [a for a in (self.patch.artifact, self.redis) if a]
         return found
 

@@ -1,0 +1,109 @@
+"""Compare the two halves of a stored backup with no server at all.
+
+Rows come from the row listings, points out of the shard snapshots through the offline reader,
+with the patch applied: what a restore would give, compared before anybody needs it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from vbackup.engine.patched import PatchedPoints, Project
+from vbackup.engine.reconcile import Reconcile, ReconcileOptions, ReconcileResult, Sink
+from vbackup.engine.rowlisting import StoredRows
+from vbackup.errors import Refused
+from vbackup.model.manifest import Artifact, Manifest
+from vbackup.model.patch import PatchLine, Reembed, decode
+from vbackup.ports import Clock, PointReader, Reporter, Repository, RowReader
+
+OpenTars = Callable[[Mapping[str, Sequence[Path]], Path], AbstractContextManager[PointReader]]
+"""Opens shard snapshots (tars by collection) with a directory to unpack into."""
+
+
+@dataclass(frozen=True, slots=True)
+class OfflinePair:
+    """Reads one backup as a pair."""
+
+    repository: Repository
+    open_tars: OpenTars
+    project: Project
+    reporter: Reporter
+    clock: Clock
+    work_dir: Path | None = None
+
+    def reconcile(
+        self, backup_id: str, options: ReconcileOptions, sink: Sink | None = None
+    ) -> ReconcileResult:
+        """Compare rows and points of a backup. Raises Refused for PostgreSQL alone, Damaged."""
+        manifest = self.repository.load(backup_id)
+        if manifest.qdrant is None:
+            raise Refused(
+                f"backup {backup_id} holds no Qdrant collections to compare",
+                hint="use verify --level chunks or drill",
+            )
+        with self._points(manifest) as points:
+            return Reconcile(
+                links=manifest.links,
+                ignore=manifest.ignore,
+                open_rows=self._opened_rows(manifest),
+                points=points,
+                names={part.name: part.aliases for part in manifest.qdrant.collections},
+                options=options,
+                reporter=self.reporter,
+                clock=self.clock,
+                expected=self._expected(manifest),
+            ).run(sink)
+
+    @contextmanager
+    def _points(self, manifest: Manifest) -> Iterator[PointReader]:
+        with tempfile.TemporaryDirectory(prefix="vbackup-offline-", dir=self.work_dir) as name:
+            scratch = Path(name)
+            tars = self._fetch(manifest, scratch)
+            with self.open_tars(tars, scratch / "unpacked") as reader:
+                yield PatchedPoints(reader, self._patch(manifest), self.project)
+
+    def _fetch(self, manifest: Manifest, scratch: Path) -> dict[str, list[Path]]:
+        """The shard snapshots as files; reading them verifies chunks, length and SHA-256."""
+        tars: dict[str, list[Path]] = {}
+        collections = manifest.qdrant.collections if manifest.qdrant else ()
+        for number, part in enumerate(collections):
+            tars[part.name] = []
+            for shard in part.shards:
+                path = scratch / f"{number}-{shard.id}.tar"
+                self._save(shard.artifact, path)
+                tars[part.name].append(path)
+        return tars
+
+    def _save(self, artifact: Artifact, path: Path) -> None:
+        step = self.reporter.step(f"read {artifact.name}", total=artifact.length)
+        with step as progress, path.open("wb") as file:
+            for block in self.repository.read(artifact):
+                file.write(block)
+                progress.advance(len(block))
+
+    def _patch(self, manifest: Manifest) -> Iterator[PatchLine]:
+        artifact = manifest.patch.artifact
+        return decode(self.repository.read(artifact)) if artifact else iter(())
+
+    def _expected(self, manifest: Manifest) -> dict[str, frozenset[str]]:
+        expected: dict[str, set[str]] = {}
+        for line in self._patch(manifest):
+            if isinstance(line, Reembed):
+                expected.setdefault(line.link, set()).add(line.key)
+        return {link: frozenset(keys) for link, keys in expected.items()}
+
+    def _opened_rows(self, manifest: Manifest) -> Callable[[], AbstractContextManager[RowReader]]:
+        listings = {listing.link: listing.artifact for listing in manifest.rows}
+
+        def open_listing(link: str) -> Iterator[bytes] | None:
+            return self.repository.read(listings[link]) if link in listings else None
+
+        @contextmanager
+        def opened() -> Iterator[RowReader]:
+            yield StoredRows(open_listing)
+
+        return opened

@@ -1,0 +1,126 @@
+"""The row listing of a link: every (key, version, live, ...) as the watermark saw it.
+
+The comparison under the watermark reads all of it anyway; stored beside the dump it lets the two
+halves of a backup be compared later with no server, although `where`, `live` and the others are
+SQL that only a server can evaluate. One JSON line a block (docs/format.md, section Row listing).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import compress
+from pathlib import Path
+
+import msgspec
+
+from vbackup.errors import Damaged, NotFound
+from vbackup.model.blocks import RowBlock
+from vbackup.model.link import Link
+from vbackup.ports import RowReader
+
+READ_BLOCK = 1 << 20
+_encoder = msgspec.json.Encoder()
+
+
+class _Line(msgspec.Struct):
+    """A RowBlock as it is stored: columns that the link does not have are null."""
+
+    keys: list[str]
+    versions: list[str | None] | None = None
+    live: list[bool] | None = None
+    counts: list[int | None] | None = None
+    tenants: list[str | None] | None = None
+    collections: list[str | None] | None = None
+
+
+_decoder = msgspec.json.Decoder(_Line)
+
+
+class ListedRows:
+    """A RowReader that keeps in a file what it reads."""
+
+    def __init__(self, rows: RowReader, path: Path) -> None:
+        self._rows = rows
+        self._path = path
+        self.count = 0
+
+    def rows(self, link: Link) -> Iterator[RowBlock]:
+        """See ports.RowReader."""
+        with self._path.open("wb") as file:
+            for block in self._rows.rows(link):
+                file.write(_encoder.encode(block) + b"\n")
+                self.count += len(block)
+                yield block
+
+    def lookup(self, link: Link, keys: Sequence[str]) -> RowBlock:
+        """See ports.RowReader."""
+        return self._rows.lookup(link, keys)
+
+    def stream(self) -> Iterator[bytes]:
+        """The listing, as it is stored."""
+        with self._path.open("rb") as file:
+            while block := file.read(READ_BLOCK):
+                yield block
+
+
+class StoredRows:
+    """A RowReader over the row listings of a backup."""
+
+    def __init__(self, open_listing: Callable[[str], Iterator[bytes] | None]) -> None:
+        """`open_listing` gives the stored listing of a link by name; None when there is none."""
+        self._open = open_listing
+
+    def rows(self, link: Link) -> Iterator[RowBlock]:
+        """See ports.RowReader. Raises NotFound, Damaged."""
+        stream = self._open(link.name)
+        if stream is None:
+            raise NotFound(
+                f"the backup has no row listing of link {link.name!r}",
+                hint="it was taken without this link; use --level drill",
+            )
+        for number, line in enumerate(_lines(stream), 1):
+            try:
+                found = _decoder.decode(line)
+            except msgspec.MsgspecError as error:
+                raise Damaged(f"row listing of {link.name!r}, line {number}: {error}") from error
+            yield RowBlock(
+                found.keys,
+                found.versions,
+                found.live,
+                found.counts,
+                found.tenants,
+                found.collections,
+            )
+
+    def lookup(self, link: Link, keys: Sequence[str]) -> RowBlock:
+        """See ports.RowReader; reads the whole listing."""
+        wanted = set(keys)
+        found = _Line([])
+        for block in self.rows(link):
+            mask = [key in wanted for key in block.keys]
+            if any(mask):
+                _extend(found, block, mask)
+        return RowBlock(
+            found.keys, found.versions, found.live, found.counts, found.tenants, found.collections
+        )
+
+
+def _extend(into: _Line, block: RowBlock, mask: Sequence[bool]) -> None:
+    into.keys += compress(block.keys, mask)
+    for name in ("versions", "live", "counts", "tenants", "collections"):
+        column = getattr(block, name)
+        if column is not None:
+            setattr(into, name, [*(getattr(into, name) or []), *compress(column, mask)])
+
+
+def _lines(stream: Iterable[bytes]) -> Iterator[bytes]:
+    rest: list[bytes] = []
+    for block in stream:
+        first, *more = block.split(b"\n")
+        rest.append(first)
+        if more:
+            yield b"".join(rest)
+            yield from more[:-1]
+            rest = [more[-1]]
+    if last := b"".join(rest):
+        yield last
