@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from vbackup.errors import Failed, NotFound
-from vbackup.sandbox import postgres
 from vbackup.sandbox.loopback import request
+from vbackup.sandbox.postgres import USER
+from vbackup.sandbox.postgres_binaries import find_binaries
 from vbackup.sandbox.servers import PostgresServer, QdrantServer
 
 _POSTGRES_IMAGE = "pgvector/pgvector:pg{major}"
@@ -40,7 +41,7 @@ def postgres_container(major: int, *, logical: bool = True) -> Iterator[Postgres
     """PostgreSQL with pgvector for the length of a block. Raises Failed."""
     password = secrets.token_urlsafe(18)
     container = _container(_POSTGRES_IMAGE.format(major=major))
-    container.with_env("POSTGRES_USER", postgres.USER).with_env("POSTGRES_PASSWORD", password)
+    container.with_env("POSTGRES_USER", USER).with_env("POSTGRES_PASSWORD", password)
     container.with_exposed_ports(5432)
     settings = (*_SETTINGS, f"wal_level={'logical' if logical else 'replica'}")
     container.with_command(" ".join(f"-c {setting}" for setting in settings))
@@ -52,7 +53,7 @@ def postgres_container(major: int, *, logical: bool = True) -> Iterator[Postgres
         yield PostgresServer(
             container.get_container_host_ip(),
             int(container.get_exposed_port(5432)),
-            postgres.USER,
+            USER,
             password,
             version=said.split("(PostgreSQL)")[1].split()[0],
             bin_dir=_client_tools(major),
@@ -62,7 +63,7 @@ def postgres_container(major: int, *, logical: bool = True) -> Iterator[Postgres
 def _client_tools(major: int) -> str | None:
     """The container's own tools cannot be called from here."""
     try:
-        return str(postgres.find_binaries(major).directory)
+        return str(find_binaries(major).directory)
     except NotFound:
         return None
 

@@ -66,7 +66,7 @@ class Ledger:
 
     def started(self, process: ServerProcess) -> None:
         """A later attempt at a server takes the place of the one that failed."""
-        others = [each for each in self.state.processes if each.name != process.name]
+        others = [each for each in self.state.processes if each.launch.kind != process.launch.kind]
         self._change(replace(self.state, processes=(*others, process)))
 
     def outside(self, directory: Path) -> None:

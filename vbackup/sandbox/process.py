@@ -9,7 +9,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,20 +17,43 @@ from vbackup.errors import Failed
 from vbackup.sandbox.account import Account
 
 MARK = "VBACKUP_SANDBOX_MARK"
-_POLL = 0.02
 # Children of this very process must be reaped by it, or they stay behind as zombies.
 _CHILDREN: dict[int, subprocess.Popen[bytes]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How to start one server, so that it can be started again just so.
+
+    `ready` is what tells that it serves: an http URL that answers 200, or the path of a
+    postmaster.pid. `memory_limit` caps private memory in bytes (0: none). RLIMIT_AS would count
+    mapped files; RLIMIT_DATA does not, so a server can map what it likes and still not eat the
+    machine.
+    """
+
+    kind: str
+    name: str
+    argv: tuple[str, ...]
+    cwd: str
+    environment: dict[str, str]
+    log: str
+    ready: str = ""
+    account: Account | None = None
+    stop_signal: int = signal.SIGTERM
+    memory_limit: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ServerProcess:
     """One started server. `started` names this incarnation of the pid: boot id and clock ticks."""
 
-    name: str
+    launch: Launch
     pid: int
     started: str
-    log: str
-    stop_signal: int = signal.SIGTERM
+
+    @property
+    def name(self) -> str:
+        return self.launch.name
 
     def is_alive(self) -> bool:
         """Whether this very process still runs (a zombie does not)."""
@@ -49,28 +72,18 @@ def start_mark(pid: int) -> str | None:
     return None if fields[0] in "ZX" else f"{boot}/{fields[19]}"
 
 
-def spawn(
-    name: str,
-    argv: Sequence[str],
-    *,
-    log: Path,
-    cwd: Path,
-    environment: Mapping[str, str],
-    account: Account | None = None,
-    stop_signal: signal.Signals = signal.SIGTERM,
-    memory_limit: int = 0,
-) -> ServerProcess:
+def spawn(launch: Launch) -> ServerProcess:
     """Start a server in a session of its own, so that it outlives the command that started it.
 
-    `memory_limit` caps private memory in bytes (0: none). RLIMIT_AS would count mapped files;
-    RLIMIT_DATA does not, so a server can map what it likes and still not eat the machine.
+    Raises Failed when the program cannot be executed.
     """
+    account = launch.account
     try:
-        with log.open("ab") as output:
+        with Path(launch.log).open("ab") as output:
             child = subprocess.Popen(
-                argv,
-                cwd=cwd,
-                env=dict(environment),
+                launch.argv,
+                cwd=launch.cwd,
+                env=launch.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -81,19 +94,19 @@ def spawn(
             )
     except OSError as error:
         raise Failed(
-            f"{name} could not be started: {argv[0]}: {error.strerror}",
+            f"{launch.name} could not be started: {launch.argv[0]}: {error.strerror}",
             hint="check that the file exists and may be executed on this machine",
         ) from error
     _CHILDREN[child.pid] = child
-    mark = start_mark(child.pid) or "exited"
-    if memory_limit:
-        _limit(child.pid, memory_limit)
-    return ServerProcess(name, child.pid, mark, str(log), stop_signal)
+    if launch.memory_limit:
+        _limit(child.pid, launch.memory_limit)
+    return ServerProcess(launch, child.pid, start_mark(child.pid) or "exited")
 
 
 def marked(mark: str) -> list[ServerProcess]:
     """Processes that carry this sandbox's mark: also those that no state file knows of."""
     wanted = f"{MARK}={mark}".encode()
+    stray = Launch("stray", "stray server", (), "", {}, "")
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -103,7 +116,7 @@ def marked(mark: str) -> list[ServerProcess]:
             if wanted in (entry / "environ").read_bytes().split(b"\0"):
                 started = start_mark(int(entry.name))
                 if started:
-                    found.append(ServerProcess("stray server", int(entry.name), started, ""))
+                    found.append(ServerProcess(stray, int(entry.name), started))
     return found
 
 
@@ -116,7 +129,9 @@ def _limit(pid: int, memory_limit: int) -> None:
         Path(f"/proc/{pid}/oom_score_adj").write_text("800")
 
 
-def stop(processes: Iterable[ServerProcess], *, grace: float = 10.0) -> list[str]:
+def stop(
+    processes: Iterable[ServerProcess], *, grace: float = 10.0, polite: bool = True
+) -> list[str]:
     """Stop all at once: polite signal, `grace` seconds, SIGKILL. Returns names that were alive."""
     stopped = []
     with contextlib.ExitStack() as stack:
@@ -127,7 +142,8 @@ def stop(processes: Iterable[ServerProcess], *, grace: float = 10.0) -> list[str
                 _reap(process.pid, process.started)
                 continue
             stack.callback(os.close, handle)
-            _signal(handle, process.stop_signal)
+            if polite:
+                _signal(handle, process.launch.stop_signal)
             waiting.append((process, handle))
             stopped.append(process.name)
         deadline = time.monotonic() + grace
@@ -177,56 +193,10 @@ def _reap(pid: int, started: str) -> None:
         child.wait()
 
 
-def wait_ready(process: ServerProcess, ready: Callable[[], bool], *, timeout: float) -> None:
-    """Wait until `ready()`.
-
-    Raises Failed with the end of the log when the server exits instead, or is not ready in
-    `timeout` seconds (it is stopped then).
-    """
-    deadline = time.monotonic() + timeout
-    while True:
-        # Alive is asked after ready: what answered must not be a stranger on the same port.
-        answered = ready()
-        if not process.is_alive():
-            raise not_started(process, _exit_text(process.pid))
-        if answered:
-            return
-        if time.monotonic() > deadline:
-            stop([process])
-            raise not_started(process, f"not ready after {timeout:.0f} s")
-        time.sleep(_POLL)
-
-
-def check_alive(processes: Iterable[ServerProcess]) -> None:
-    """Raises Failed for the first that has ended."""
-    for process in processes:
-        if not process.is_alive():
-            raise not_started(process, _exit_text(process.pid))
-
-
-def _exit_text(pid: int) -> str:
+def exit_text(pid: int) -> str:
+    """How a process ended, as far as its parent can know."""
     child = _CHILDREN.get(pid)
     code = child.wait() if child else None
     if code is None:
         return "it exited"
     return f"killed by signal {-code}" if code < 0 else f"exit status {code}"
-
-
-def not_started(process: ServerProcess, what: str) -> Failed:
-    """The error for a server that did not come up, with the last lines of its log."""
-    lines = tail(Path(process.log))
-    last = f": {lines[-1].strip()}" if lines else ""
-    end = "\n".join(f"  {line}" for line in lines)
-    hint = f"{process.log} ends with\n{end}" if lines else f"its log {process.log} is empty"
-    return Failed(f"{process.name} did not start ({what}){last}", hint=hint, retryable=False)
-
-
-def tail(log: Path, lines: int = 15) -> list[str]:
-    """The last non-empty lines of a log; empty when there is none."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
-            text = file.read().decode("utf-8", "replace")
-    except OSError:
-        return []
-    return [line for line in text.splitlines() if line.strip()][-lines:]

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import secrets
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from vbackup.errors import Failed
 from vbackup.sandbox import process
 from vbackup.sandbox.ledger import Ledger, write_private
-from vbackup.sandbox.loopback import HOST, free_ports, request
+from vbackup.sandbox.loopback import HOST, on_free_ports, request
+from vbackup.sandbox.process import Launch
 from vbackup.sandbox.qdrant_binary import QdrantBinary, find_qdrant
+from vbackup.sandbox.readiness import TIMEOUT, check_alive, wait_ready
 from vbackup.sandbox.servers import QdrantServer
-
-_ATTEMPTS = 4
-_START_TIMEOUT = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +64,16 @@ def start_qdrant(options: QdrantOptions, ledger: Ledger) -> QdrantServer:
     binary = find_qdrant(options.version, options.program)
     api_key = secrets.token_urlsafe(18) if options.api_key else None
     nodes: list[_Node] = []
-    for number in range(1, options.nodes + 1):
-        nodes.append(_start_node(number, nodes, binary, options, api_key, ledger))
+    for _ in range(options.nodes):
+        start = functools.partial(
+            _start_node,
+            others=nodes,
+            binary=binary,
+            options=options,
+            api_key=api_key,
+            ledger=ledger,
+        )
+        nodes.append(on_free_ports(3, start))
     _wait_for_peers(nodes, options, api_key, ledger)
     return QdrantServer(
         urls=tuple(node.url for node in nodes),
@@ -78,61 +85,42 @@ def start_qdrant(options: QdrantOptions, ledger: Ledger) -> QdrantServer:
 
 
 def _start_node(
-    number: int,
+    ports: list[int],
     others: list[_Node],
     binary: QdrantBinary,
     options: QdrantOptions,
     api_key: str | None,
     ledger: Ledger,
 ) -> _Node:
-    """Tries again on other ports when somebody took one between the look and the use."""
-    for attempt in range(1, _ATTEMPTS + 1):
-        node = _Node(ledger.directory / f"qdrant-{number}", *free_ports(3))
-        node.directory.mkdir(mode=0o700, exist_ok=True)
-        config = node.directory / "config.yaml"
-        write_private(config, json.dumps(_config(node, options, api_key), indent=1))
-        command = [str(binary.path), "--config-path", str(config), "--disable-telemetry"]
-        if options.clustered:
-            command += ["--uri", node.uri]
-        if others:
-            command += ["--bootstrap", others[0].uri]
-        try:
-            _run(number, node, command, binary, options, ledger)
-        except Failed as error:
-            if attempt == _ATTEMPTS or "in use" not in f"{error.message}{error.hint}":
-                raise
-            continue
-        return node
-    raise Failed("Qdrant found no free ports")
-
-
-def _run(
-    number: int,
-    node: _Node,
-    command: list[str],
-    binary: QdrantBinary,
-    options: QdrantOptions,
-    ledger: Ledger,
-) -> None:
-    name = f"Qdrant {binary.version}" + (f" node {number}" if options.nodes > 1 else "")
+    number = len(others) + 1
+    node = _Node(ledger.directory / f"qdrant-{number}", *ports)
+    node.directory.mkdir(mode=0o700, exist_ok=True)
+    config = node.directory / "config.yaml"
+    write_private(config, json.dumps(_config(node, options, api_key), indent=1))
+    command = [str(binary.path), "--config-path", str(config), "--disable-telemetry"]
+    if options.clustered:
+        command += ["--uri", node.uri]
+    if others:
+        command += ["--bootstrap", others[0].uri]
     log = ledger.directory / f"qdrant-{number}.log"
     log.unlink(missing_ok=True)
-    limit = _default_limit() if options.memory_limit is None else options.memory_limit
+    limit = options.memory_limit
     server = process.spawn(
-        name,
-        command,
-        log=log,
-        cwd=node.directory,
-        environment={**_environment(), process.MARK: ledger.state.mark},
-        memory_limit=limit,
+        Launch(
+            kind=f"qdrant-{number}",
+            name=f"Qdrant {binary.version}" + (f" node {number}" if options.nodes > 1 else ""),
+            argv=tuple(command),
+            cwd=str(node.directory),
+            environment={**_environment(), process.MARK: ledger.state.mark},
+            log=str(log),
+            # It needs no API key; in a cluster it also waits until the node has caught up.
+            ready=f"{node.url}/readyz",
+            memory_limit=_default_limit() if limit is None else limit,
+        )
     )
     ledger.started(server)
-    process.wait_ready(server, _answers(node), timeout=_START_TIMEOUT)
-
-
-def _answers(node: _Node) -> Callable[[], bool]:
-    # /readyz needs no API key; in a cluster it also waits until the node has caught up.
-    return lambda: request(f"{node.url}/readyz")[0] == 200
+    wait_ready(server)
+    return node
 
 
 def _default_limit() -> int:
@@ -183,12 +171,12 @@ def _wait_for_peers(
     """A cluster is there when every node lists every peer and knows a leader."""
     if not options.clustered:
         return
-    deadline = time.monotonic() + _START_TIMEOUT
+    deadline = time.monotonic() + TIMEOUT
     while not all(_knows_all(node, len(nodes), api_key) for node in nodes):
-        process.check_alive(ledger.state.processes)
+        check_alive(ledger.state.processes)
         if time.monotonic() > deadline:
             raise Failed(
-                f"the Qdrant cluster of {len(nodes)} nodes did not form in {_START_TIMEOUT:.0f} s",
+                f"the Qdrant cluster of {len(nodes)} nodes did not form in {TIMEOUT:.0f} s",
                 hint=f"see the logs beside {nodes[0].directory}",
             )
         time.sleep(0.05)

@@ -9,11 +9,12 @@ from importlib.util import find_spec
 from vbackup.errors import Failed, NotFound
 from vbackup.sandbox import process
 from vbackup.sandbox.ledger import Ledger
-from vbackup.sandbox.loopback import HOST, free_ports, request
+from vbackup.sandbox.loopback import HOST, on_free_ports, request
+from vbackup.sandbox.process import Launch
+from vbackup.sandbox.readiness import wait_ready
 from vbackup.sandbox.servers import S3Server
 
 BUCKET = "vbackup"
-_ATTEMPTS = 4
 
 
 def s3_available() -> bool:
@@ -25,14 +26,7 @@ def start_s3(ledger: Ledger) -> S3Server:
     """Start the endpoint and create its bucket. Raises NotFound, Failed."""
     if not s3_available():
         raise NotFound("no S3 server is installed", hint="pip install 'vbackup[sandbox]'")
-    for attempt in range(1, _ATTEMPTS + 1):
-        (port,) = free_ports(1)
-        try:
-            return _start(port, ledger)
-        except Failed as error:
-            if attempt == _ATTEMPTS or "in use" not in f"{error.message}{error.hint}":
-                raise
-    raise Failed("the S3 server found no free port")
+    return on_free_ports(1, lambda ports: _start(ports[0], ledger))
 
 
 def _start(port: int, ledger: Ledger) -> S3Server:
@@ -40,18 +34,27 @@ def _start(port: int, ledger: Ledger) -> S3Server:
     log.unlink(missing_ok=True)
     url = f"http://{HOST}:{port}"
     server = process.spawn(
-        "S3 server (moto)",
-        [sys.executable, "-m", "moto.server", "-H", HOST, "-p", str(port)],
-        log=log,
-        cwd=ledger.directory,
-        environment={**_environment(), process.MARK: ledger.state.mark},
+        Launch(
+            kind="s3",
+            name="S3 server (moto)",
+            argv=(sys.executable, "-m", "moto.server", "-H", HOST, "-p", str(port)),
+            cwd=str(ledger.directory),
+            environment={**_environment(), process.MARK: ledger.state.mark},
+            log=str(log),
+            ready=f"{url}/moto-api/",
+        )
     )
     ledger.started(server)
-    process.wait_ready(server, lambda: request(f"{url}/moto-api/")[0] != 0, timeout=60.0)
+    wait_ready(server)
+    create_bucket(url)
+    return S3Server(url, BUCKET, "vbackup", "vbackup-sandbox")
+
+
+def create_bucket(url: str) -> None:
+    """Moto asks for no signature. Raises Failed."""
     status, _ = request(f"{url}/{BUCKET}", method="PUT", timeout=10.0)
     if status != 200:
         raise Failed(f"the S3 server did not create its bucket: HTTP {status}")
-    return S3Server(url, BUCKET, "vbackup", "vbackup-sandbox")
 
 
 def _environment() -> dict[str, str]:

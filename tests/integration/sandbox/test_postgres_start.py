@@ -16,7 +16,8 @@ import pytest
 
 from vbackup.errors import Failed, NotFound
 from vbackup.sandbox.account import Account, reaches
-from vbackup.sandbox.postgres import PostgresOptions, find_binaries
+from vbackup.sandbox.postgres import PostgresOptions
+from vbackup.sandbox.postgres_binaries import find_binaries
 from vbackup.sandbox.qdrant_binary import find_qdrant
 from vbackup.sandbox.sandbox import Options, down, throwaway, up
 

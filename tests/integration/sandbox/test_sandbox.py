@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,17 +15,18 @@ import psycopg
 import pytest
 
 from vbackup.errors import Failed, Locked, NotFound, Refused
-from vbackup.sandbox import process
+from vbackup.sandbox import control, loopback, process
 from vbackup.sandbox.ledger import STATE_FILE, Ledger, State, locked, read_state
-from vbackup.sandbox.loopback import request
+from vbackup.sandbox.loopback import free_ports, request
 from vbackup.sandbox.postgres import PostgresOptions
-from vbackup.sandbox.process import ServerProcess, start_mark
+from vbackup.sandbox.process import Launch, ServerProcess, start_mark
 from vbackup.sandbox.qdrant import QdrantOptions
 from vbackup.sandbox.sandbox import Options, Sandbox, down, status, sweep, throwaway, up
 
 pytestmark = pytest.mark.integration
 
 POSTGRES_ONLY = Options(qdrant=None, s3=False)
+QDRANT_ONLY = Options(postgres=None, s3=False)
 S3_ONLY = Options(postgres=None, qdrant=None, s3=True)
 
 
@@ -133,7 +135,8 @@ def test_down_never_signals_a_stranger(place: Path) -> None:
         try:
             place.mkdir()
             ledger = Ledger(place, State())
-            ledger.started(ServerProcess("PostgreSQL 16", stranger.pid, "boot/1", "/log"))
+            launch = Launch("postgres", "PostgreSQL 16", ("postgres",), "/", {}, "/log")
+            ledger.started(ServerProcess(launch, stranger.pid, "boot/1"))
             before = down(place)
             assert before.dead == ("PostgreSQL 16",)
             assert not place.exists()
@@ -278,3 +281,80 @@ def test_a_missing_version_lists_what_is_here(place: Path) -> None:
 def test_a_sandbox_without_a_server_says_so(place: Path) -> None:
     with pytest.raises(NotFound, match="has no PostgreSQL"):
         _ = up(place, S3_ONLY).postgres
+
+
+@pytest.mark.parametrize("server", ["postgres", "qdrant", "s3"])
+def test_a_port_that_is_taken_in_the_last_moment_is_exchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str
+) -> None:
+    chosen = {
+        "postgres": POSTGRES_ONLY,
+        "qdrant": QDRANT_ONLY,
+        "s3": S3_ONLY,
+    }[server]
+    asked: list[int] = []
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+
+        def first_taken(count: int) -> list[int]:
+            asked.append(count)
+            free = free_ports(count)
+            return free if len(asked) > 1 else [taken.getsockname()[1], *free[1:]]
+
+        monkeypatch.setattr(loopback, "free_ports", first_taken)
+        with throwaway(chosen, tmp_path / "s") as sandbox:
+            assert len(asked) == 2
+            assert status(tmp_path / "s").state == "up"
+            assert len(sandbox.state.processes) == 1
+
+
+def _rows(sandbox: Sandbox) -> list[tuple[object, ...]]:
+    with psycopg.connect(sandbox.postgres.admin_dsn) as connection:
+        return connection.execute("TABLE kept").fetchall()
+
+
+def test_a_killed_postgres_comes_back_with_its_rows(place: Path) -> None:
+    sandbox = up(place, POSTGRES_ONLY)
+    with psycopg.connect(sandbox.postgres.admin_dsn, autocommit=True) as connection:
+        connection.execute("CREATE TABLE kept AS SELECT 7 AS n")
+        control.kill(sandbox, "postgres")
+        assert status(place).state == "broken"
+        with pytest.raises(psycopg.OperationalError):
+            connection.execute("SELECT 1")
+    again = control.restart(sandbox, "postgres")
+    assert again.postgres == sandbox.postgres
+    assert _rows(again) == [(7,)]
+    assert status(place).sandbox == again
+
+
+def test_a_running_postgres_is_restarted(place: Path) -> None:
+    sandbox = up(place, POSTGRES_ONLY)
+    again = control.restart(sandbox, "postgres")
+    assert _pids(again) != _pids(sandbox)
+    assert status(place).state == "up"
+
+
+def test_a_killed_qdrant_comes_back_with_its_collections(place: Path) -> None:
+    sandbox = up(place, QDRANT_ONLY)
+    url = f"{sandbox.qdrant.url}/collections/kept"
+    headers = {"content-type": "application/json"}
+    assert request(url, method="PUT", headers=headers, body=b'{"vectors": {}}')[0] == 200
+    control.kill(sandbox, "qdrant-1")
+    assert request(url)[0] == 0
+    control.restart(sandbox, "qdrant-1")
+    assert request(url)[0] == 200
+
+
+def test_a_killed_s3_comes_back_with_its_bucket(place: Path) -> None:
+    sandbox = up(place, S3_ONLY)
+    control.kill(sandbox, "s3")
+    again = control.restart(sandbox, "s3")
+    assert request(f"{again.s3.endpoint_url}/{again.s3.bucket}")[0] == 200
+
+
+def test_what_is_not_there_cannot_be_killed(place: Path) -> None:
+    sandbox = up(place, S3_ONLY)
+    with pytest.raises(NotFound, match="has no postgres") as caught:
+        control.kill(sandbox, "postgres")
+    assert caught.value.hint == "it has s3"

@@ -20,17 +20,18 @@ from vbackup.sandbox.ledger import (
     remove_tree,
     this_process,
 )
-from vbackup.sandbox.process import ServerProcess
+from vbackup.sandbox.process import Launch, ServerProcess
 from vbackup.sandbox.servers import PostgresServer, QdrantServer, S3Server
 
 POSTGRES = PostgresServer("127.0.0.1", 5432, "vbackup", "secret word", version="16.14")
 QDRANT = QdrantServer(("http://127.0.0.1:6333",), "1.17.0", "an api key")
+LAUNCH = Launch("postgres", "PostgreSQL 16", ("postgres", "-D", "/d"), "/", {}, "/log")
 S3 = S3Server("http://127.0.0.1:9000", "vbackup", "id", "a secret key")
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, State(owner=this_process(), request={"s3": "True"}))
-    ledger.started(ServerProcess("one", 12, "boot/34", "/log"))
+    ledger.started(ServerProcess(LAUNCH, 12, "boot/34"))
     ledger.outside(Path("/var/tmp/x"))
     ledger.complete(POSTGRES, QDRANT, S3)
     assert read_state(tmp_path) == ledger.state
@@ -39,7 +40,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
 
 def test_every_step_is_on_disk_at_once(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, State())
-    ledger.started(ServerProcess("one", 12, "boot/34", "/log"))
+    ledger.started(ServerProcess(LAUNCH, 12, "boot/34"))
     found = read_state(tmp_path)
     assert found is not None
     assert [each.pid for each in found.processes] == [12]
@@ -48,8 +49,8 @@ def test_every_step_is_on_disk_at_once(tmp_path: Path) -> None:
 
 def test_a_second_attempt_takes_the_place_of_the_first(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, State())
-    ledger.started(ServerProcess("one", 12, "boot/34", "/log"))
-    ledger.started(ServerProcess("one", 13, "boot/35", "/log"))
+    ledger.started(ServerProcess(LAUNCH, 12, "boot/34"))
+    ledger.started(ServerProcess(LAUNCH, 13, "boot/35"))
     assert [each.pid for each in ledger.state.processes] == [13]
 
 

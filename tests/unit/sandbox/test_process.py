@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from vbackup.errors import Failed
-from vbackup.sandbox import process
-from vbackup.sandbox.process import ServerProcess
+from vbackup.sandbox import process, readiness
+from vbackup.sandbox.process import Launch, ServerProcess
 
 SLEEPER = "import signal, sys; print('ready', flush=True); signal.pause()"
 STUBBORN = f"import signal; signal.signal(15, signal.SIG_IGN); {SLEEPER}"
@@ -35,28 +35,30 @@ def _start(
     stop_signal: signal.Signals = signal.SIGTERM,
     memory_limit: int = 0,
 ) -> ServerProcess:
-    server = process.spawn(
-        "a server",
-        [sys.executable, "-c", code],
-        log=tmp_path / "log",
-        cwd=tmp_path,
+    launch = Launch(
+        kind="test",
+        name="a server",
+        argv=(sys.executable, "-c", code),
+        cwd=str(tmp_path),
         environment={process.MARK: f"mark of {tmp_path}"},
+        log=str(tmp_path / "log"),
         stop_signal=stop_signal,
         memory_limit=memory_limit,
     )
+    server = process.spawn(launch)
     started.append(server)
     return server
 
 
-def _ready(tmp_path: Path) -> bool:
-    return "ready" in (tmp_path / "log").read_text()
+def _wait(tmp_path: Path, server: ServerProcess) -> None:
+    readiness.wait_ready(server, lambda _: "ready" in (tmp_path / "log").read_text())
 
 
 def test_a_started_process_is_alive_until_it_is_stopped(
     tmp_path: Path, started: list[ServerProcess]
 ) -> None:
     server = _start(tmp_path, started, SLEEPER)
-    process.wait_ready(server, lambda: _ready(tmp_path), timeout=30.0)
+    _wait(tmp_path, server)
     assert server.is_alive()
     assert process.stop([server]) == ["a server"]
     assert not server.is_alive()
@@ -72,7 +74,7 @@ def test_one_that_ignores_the_polite_signal_is_killed(
     tmp_path: Path, started: list[ServerProcess]
 ) -> None:
     server = _start(tmp_path, started, STUBBORN)
-    process.wait_ready(server, lambda: _ready(tmp_path), timeout=30.0)
+    _wait(tmp_path, server)
     assert process.stop([server], grace=0.05) == ["a server"]
     assert not server.is_alive()
 
@@ -92,7 +94,7 @@ def test_the_stop_signal_is_the_servers_own(tmp_path: Path, started: list[Server
         "print('ready', flush=True)\nsignal.pause()"
     )
     server = _start(tmp_path, started, code, stop_signal=signal.SIGINT)
-    process.wait_ready(server, lambda: _ready(tmp_path), timeout=30.0)
+    _wait(tmp_path, server)
     process.stop([server])
     assert "interrupted" in (tmp_path / "log").read_text()
 
@@ -104,7 +106,7 @@ def test_a_server_that_exits_reports_its_status_and_the_end_of_its_log(
     with pytest.raises(Failed, match=r"a server did not start \(exit status 3\): no such disk") as (
         caught
     ):
-        process.wait_ready(server, lambda: False, timeout=30.0)
+        readiness.wait_ready(server, lambda _: False, timeout=30.0)
     assert "no such disk" in caught.value.hint
     assert str(tmp_path / "log") in caught.value.hint
 
@@ -114,7 +116,7 @@ def test_a_server_that_is_killed_reports_the_signal(
 ) -> None:
     server = _start(tmp_path, started, "import os; os.kill(os.getpid(), 9)")
     with pytest.raises(Failed, match="killed by signal 9"):
-        process.wait_ready(server, lambda: False, timeout=30.0)
+        readiness.wait_ready(server, lambda _: False, timeout=30.0)
 
 
 def test_a_stranger_on_its_port_does_not_make_a_dead_server_ready(
@@ -123,7 +125,7 @@ def test_a_stranger_on_its_port_does_not_make_a_dead_server_ready(
     server = _start(tmp_path, started, "raise SystemExit('address in use')")
     os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOWAIT)
     with pytest.raises(Failed, match="address in use"):
-        process.wait_ready(server, lambda: True, timeout=30.0)
+        readiness.wait_ready(server, lambda _: True, timeout=30.0)
 
 
 def test_a_server_that_is_not_ready_in_time_is_stopped(
@@ -131,14 +133,14 @@ def test_a_server_that_is_not_ready_in_time_is_stopped(
 ) -> None:
     server = _start(tmp_path, started, SLEEPER)
     with pytest.raises(Failed, match="not ready after 0 s"):
-        process.wait_ready(server, lambda: False, timeout=0.0)
+        readiness.wait_ready(server, lambda _: False, timeout=0.0)
     assert not server.is_alive()
 
 
 def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(Failed, match="/nowhere/server: No such file"):
         process.spawn(
-            "a server", ["/nowhere/server"], log=tmp_path / "log", cwd=tmp_path, environment={}
+            Launch("test", "a server", ("/nowhere/server",), str(tmp_path), {}, f"{tmp_path}/log")
         )
 
 
@@ -157,7 +159,7 @@ def test_marked_finds_what_no_state_file_knows(
     tmp_path: Path, started: list[ServerProcess]
 ) -> None:
     server = _start(tmp_path, started, SLEEPER)
-    process.wait_ready(server, lambda: _ready(tmp_path), timeout=30.0)
+    _wait(tmp_path, server)
     found = process.marked(f"mark of {tmp_path}")
     assert [each.pid for each in found] == [server.pid]
     assert process.marked(f"mark of {tmp_path}, another") == []
@@ -176,23 +178,24 @@ def test_a_command_with_brackets_in_its_name_is_parsed(
 ) -> None:
     odd = tmp_path / "a) R 1 (b"
     odd.symlink_to(sys.executable)
-    server = process.spawn(
-        "odd", [str(odd), "-c", SLEEPER], log=tmp_path / "log", cwd=tmp_path, environment={}
+    launch = Launch(
+        "test", "odd", (str(odd), "-c", SLEEPER), str(tmp_path), {}, str(tmp_path / "log")
     )
+    server = process.spawn(launch)
     started.append(server)
-    process.wait_ready(server, lambda: _ready(tmp_path), timeout=30.0)
+    _wait(tmp_path, server)
     assert server.started.split("/")[1].isdigit()
     assert server.is_alive()
 
 
 def test_tail_of_a_log_that_is_not_there_is_empty(tmp_path: Path) -> None:
-    assert process.tail(tmp_path / "none") == []
+    assert readiness.tail(tmp_path / "none") == []
 
 
 def test_tail_keeps_the_last_lines_of_a_long_log(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("".join(f"line {n}\n\n" for n in range(10_000)))
-    assert process.tail(log, 3) == ["line 9997", "line 9998", "line 9999"]
+    assert readiness.tail(log, 3) == ["line 9997", "line 9998", "line 9999"]
 
 
 def test_free_ports_are_distinct_and_free() -> None:
