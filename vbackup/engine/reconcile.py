@@ -51,6 +51,7 @@ class ReconcileResult:
     reports: list[LinkReport] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     digests: dict[str, str] = field(default_factory=dict)
+    targets: list[Target] = field(default_factory=list)
     seconds: float = 0.0
     truncated: bool = False
 
@@ -85,14 +86,15 @@ class Reconcile:
         result = ReconcileResult()
         handed = _Handed(sink, self.options.limit)
         with self._scratch() as workdir, self._pool() as pool:
-            for target in self._targets(result):
+            result.targets = self._targets(result)
+            for target in result.targets:
                 report = self._link(target, workdir, pool, handed, result)
                 result.reports.append(report)
         result.truncated = handed.truncated
         result.seconds = self.clock.monotonic() - started
         return result
 
-    def _targets(self, result: ReconcileResult) -> Iterable[Target]:
+    def _targets(self, result: ReconcileResult) -> list[Target]:
         resolution = resolve(self.links, self.ignore, self.names)
         only = set(self.options.only)
         unknown = only - {link.name for link in self.links}

@@ -36,13 +36,12 @@ class Reread:
         """What is wrong now with the keys and points of these findings.
 
         Rows are read before their points: whoever writes rows first can only look better."""
-        keys = list(dict.fromkeys(f.key for f in doubtful if f.key is not None))
-        rows = self.rows(target, keys)
-        found = self._points(target, doubtful, keys, rows)
-        return self.judge(target, rows, found, tenant=tenant)
+        rows = self.rows(target, doubtful)
+        return self.judge(target, rows, self.blocks(target, doubtful, rows), tenant=tenant)
 
-    def rows(self, target: Target, keys: Sequence[str]) -> RowBlock:
-        """These rows in a new snapshot."""
+    def rows(self, target: Target, doubtful: Sequence[Finding]) -> RowBlock:
+        """The rows that these findings name, in a new snapshot."""
+        keys = keys_of(doubtful)
         if not keys:
             return RowBlock([])
         with self.open_rows() as view:
@@ -65,10 +64,12 @@ class Reread:
                 comparison.add_points(collection, block)
             return list(comparison.finish().findings)
 
-    def _points(
-        self, target: Target, doubtful: Sequence[Finding], keys: Sequence[str], rows: RowBlock
+    def blocks(
+        self, target: Target, doubtful: Sequence[Finding], rows: RowBlock
     ) -> list[tuple[str, PointBlock]]:
-        """All points of the keys, and the points that the findings name."""
+        """All points of the findings' keys and the points that the findings name, by collection.
+        `rows` only tells where to look."""
+        keys = keys_of(doubtful)
         wanted = set(keys)
         named: dict[str, list[PointId]] = {}
         for finding in doubtful:
@@ -101,6 +102,11 @@ class Reread:
         concerned = {*named, *(f.collection for f in doubtful)}
         concerned |= {self.aliases.get(name, name) for name in rows.collections if name}
         return [name for name in target.collections if name in concerned]
+
+
+def keys_of(findings: Iterable[Finding]) -> list[str]:
+    """The distinct keys of findings, in their order."""
+    return list(dict.fromkeys(f.key for f in findings if f.key is not None))
 
 
 def chosen(block: PointBlock, keep: Sequence[bool]) -> PointBlock:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -182,6 +182,28 @@ class Pair:
         self.called("upsert")
         for point in points:
             self.stores[name][point.id] = point
+
+    def delete_unchanged(self, collection: str, points: Sequence[Point]) -> None:
+        self.called("delete")
+        store = self.stores[collection]
+        for point in points:
+            if point.id in store and store[point.id].payload == point.payload:
+                del store[point.id]
+                self.deleted.append((collection, point.id))
+        self.called("deleted")
+
+    def write_unchanged(
+        self, collection: str, points: Sequence[Point], seen: Mapping[PointId, Point]
+    ) -> None:
+        self.called("write")
+        store = self.stores[collection]
+        for point in points:
+            before, now = seen.get(point.id), store.get(point.id)
+            if (before is None and now is None) or (
+                before is not None and now is not None and before.payload == now.payload
+            ):
+                store[point.id] = point
+        self.called("written")
 
     def _block(self, points: Sequence[Point]) -> PointBlock:
         return PointBlock(
