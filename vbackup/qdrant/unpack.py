@@ -1,7 +1,9 @@
 """Unpacks a shard snapshot for offline reading: nothing but plain files, nowhere but below.
 
-Members are mapped to where the engine looks for them, holes of sparse files stay holes, and the
-vector files (most of the bytes) are left out when only ids and payload are wanted.
+Members are mapped to where the engine looks for them, and holes of sparse files stay holes. When
+only ids and payload are wanted, the vectors (most of the bytes) become holes as well: without
+their files the engine refuses a segment that has an HNSW index, and with another index type in
+`segment.json` it would silently look for the points in the wrong files.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ LARGEST = 1 << 42
 MOST = 1_000_000
 """Members. Segments have a few dozen files each."""
 _COPY = 1 << 20
+_MATRIX_HEADER = 4
 
 
 def unpack(tar: Path, directory: Path, *, vectors: bool) -> None:
@@ -40,14 +43,12 @@ def _members(archive: tarfile.TarFile, tar: Path, directory: Path, vectors: bool
         if number >= MOST:
             raise Damaged(f"{tar.name} has more than {MOST} members")
         path = _place(member, tar)
-        if not vectors and any(part.startswith("vector_") for part in path.parts):
-            continue
         target = directory / path
         if member.isdir():
             target.mkdir(parents=True, exist_ok=True)
         elif member.isreg() or member.issparse():
             target.parent.mkdir(parents=True, exist_ok=True)
-            _copy(archive, member, target)
+            _copy(archive, member, target, None if vectors else _kept(path))
         else:
             raise Damaged(f"{tar.name} holds {member.name!r}, which is neither file nor directory")
 
@@ -65,7 +66,18 @@ def _place(member: tarfile.TarInfo, tar: Path) -> PurePosixPath:
     return PurePosixPath(*parts)
 
 
-def _copy(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
+def _kept(path: PurePosixPath) -> int | None:
+    """How many bytes of a file are needed to read ids and payload; None: all of them."""
+    if not any(part.startswith("vector_storage") for part in path.parts):
+        return None
+    if path.name == "matrix.dat":
+        return _MATRIX_HEADER
+    return 0 if path.name.startswith("chunk_") and path.suffix == ".mmap" else None
+
+
+def _copy(
+    archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path, kept: int | None
+) -> None:
     source = archive.extractfile(member)
     if source is None:
         raise Damaged(f"{member.name!r} has no content")
@@ -76,6 +88,8 @@ def _copy(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> No
         for start, size in extents:
             if start < 0 or size < 0 or start + size > member.size:
                 raise Damaged(f"{member.name!r} has a part outside of itself")
+            if kept is not None:
+                size = max(0, min(size, kept - start))
             source.seek(start)
             file.seek(start)
             _copy_bytes(source, file, size)
