@@ -29,7 +29,6 @@ from vbackup.config import (
     RepositoryConfig,
     WatermarkConfig,
 )
-from vbackup.demo import pair
 from vbackup.demo.application import Application
 from vbackup.demo.oracle import Comparison, compare
 from vbackup.demo.scenario import Lag, Scenario
@@ -126,7 +125,7 @@ def torture(
         app = application(scenario)
         config = _config(app, strategy, postgres_server, qdrant_server, tmp_path)
         wiring.create_repository(config.repository)
-        backup = pair.back_up(config, SilentReporter(), SystemClock())
+        backup = wiring.backup(config, SilentReporter(), SystemClock())
         app.quiesce()
         live = compare(app.dsn, app.store, scenario)
         restored = f"{app.name}_back"
@@ -134,8 +133,8 @@ def torture(
         store = stack.enter_context(app.store.sibling(restored))
         stack.callback(store.drop)
         options = RestoreOptions(database=restored, collection_suffix="_back")
-        restore = pair.restore(
-            config, backup.manifest.id, options, tmp_path, SilentReporter(), SystemClock()
+        restore = wiring.restore(
+            config, backup.manifest.id, SilentReporter(), SystemClock(), options
         )
         found = compare(postgres_server.dsn(restored), store, scenario)
         outcome = Outcome(scenario, backup, restore, found, live)

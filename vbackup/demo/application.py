@@ -17,7 +17,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from vbackup.config import LinkConfig, PointConfig, RowsConfig, WatermarkConfig
+from vbackup.config import LinkConfig, PointConfig, RowsConfig
 from vbackup.demo.content import Change, Key, parts, revised
 from vbackup.demo.corpus import Passage, library
 from vbackup.demo.index_queue import IndexQueue
@@ -127,7 +127,6 @@ class Application:
             points=self._points,
             queue=self._queue,
             stop=self._stop,
-            fence_key=WatermarkConfig().fence_key,
         )
         self._queue.start()
         self._writers = [Writer(desk, number) for number in range(self.scenario.writers)]

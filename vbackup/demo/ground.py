@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ _LINK = """
 # The lag is known here: the application never lets a point follow its row later than this.
 lead_in = "{lag:g}s"
 max_index_lag = "{lag:g}s"
+work_dir = {work}
 
 [[link]]
 name = "chunks"
@@ -78,7 +80,9 @@ class Ground:
             write_client_files(self.sandbox)
             write_private(passphrase, secrets.token_urlsafe(24) + "\n")
             text = config_toml(self.sandbox, database=NAME, passphrase_file=passphrase)
-            link = _LINK.format(name=NAME, lag=scenario.lag.slow + 0.2)
+            # A JSON string is a TOML string.
+            work = json.dumps(str(self.sandbox.directory / "work"))
+            link = _LINK.format(name=NAME, lag=scenario.lag.slow + 0.2, work=work)
             write_private(self.config_file, text + link)
         return load(self.config_file).config
 

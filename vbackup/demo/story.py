@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vbackup import wiring
-from vbackup.demo import pair, proof
+from vbackup.demo import proof
 from vbackup.demo.application import Application
 from vbackup.demo.ground import Ground
 from vbackup.demo.oracle import Comparison, compare
@@ -146,14 +146,13 @@ class Story:
         config = self._ground.configure(self._scenario)
         wiring.create_repository(config.repository)
         with self._step("vbackup backup, while everybody writes"):
-            return pair.back_up(config, self._reporter, self._clock)
+            return wiring.backup(config, self._reporter, self._clock)
 
     def _restore(self, backup_id: str) -> RestoreResult:
         config = self._ground.configure(self._scenario)
         with self._step("vbackup restore, to the old names, and reconcile"):
             options = RestoreOptions(database=self._ground.name, collection_suffix="")
-            directory = self._ground.sandbox.directory / "removed"
-            return pair.restore(config, backup_id, options, directory, self._reporter, self._clock)
+            return wiring.restore(config, backup_id, self._reporter, self._clock, options)
 
     def _answers(self, app: Application, before: list[proof.Answer]) -> list[Proof]:
         archive = proof.search(app.store, self._scenario, ARCHIVE)

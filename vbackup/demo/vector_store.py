@@ -56,8 +56,8 @@ class VectorStore:
         if optimizers:
             # Small thresholds, so that segments are rebuilt all the time even with few points.
             settings["optimizers_config"] = {
-                "indexing_threshold": 200,
-                "max_segment_size": 800,
+                "indexing_threshold": 30,
+                "max_segment_size": 400,
                 "flush_interval_sec": 1,
                 "default_segment_number": 2,
             }

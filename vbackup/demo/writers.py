@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import psycopg
 
+from vbackup import fence
 from vbackup.demo.content import Change, Key, parts, revised
 from vbackup.demo.corpus import Passage
 from vbackup.demo.index_queue import IndexQueue
@@ -31,7 +32,6 @@ class Desk:
     points: PointWriter
     queue: IndexQueue
     stop: threading.Event
-    fence_key: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +151,8 @@ class Writer(threading.Thread):
     def _in_transaction(self, connection: psycopg.Connection, edits: list[Edit]) -> None:
         """Write the points while the rows' transaction is open."""
         changes = [self._change(connection, edit) for edit in edits]
-        with connection.transaction():
-            if self._scenario.fenced:
-                connection.execute(
-                    "SELECT pg_advisory_xact_lock_shared(%s)", (self._desk.fence_key,)
-                )
+        fenced = self._scenario.fenced
+        with fence.shared(connection) if fenced else connection.transaction():
             for edit, change in zip(edits, changes, strict=True):
                 self._write_row(connection, edit, change)
             moved = [c for e, c in zip(edits, changes, strict=True) if e.indexed]
