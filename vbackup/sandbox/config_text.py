@@ -20,7 +20,8 @@ def write_client_files(sandbox: Sandbox) -> Path:
     write_private(config, config_toml(sandbox))
     server = sandbox.state.postgres
     if server:
-        entry = f"{server.host}:{server.port}:*:{server.user}:{server.password}\n"
+        password = server.password.replace("\\", "\\\\").replace(":", "\\:")
+        entry = f"{server.host}:{server.port}:*:{server.user}:{password}\n"
         write_private(sandbox.directory / PASSWORD_FILE, entry)
     return config
 

@@ -45,7 +45,7 @@ def postgres_container(major: int, *, logical: bool = True) -> Iterator[Postgres
     container.with_exposed_ports(5432)
     settings = (*_SETTINGS, f"wal_level={'logical' if logical else 'replica'}")
     container.with_command(" ".join(f"-c {setting}" for setting in settings))
-    with container:
+    with _running(container, f"PostgreSQL {major}"):
         # Over TCP: the image's set-up phase already answers on its socket, then restarts.
         ask = ["pg_isready", "-q", "-h", "127.0.0.1"]
         _wait(lambda: container.exec(ask).exit_code == 0, f"PostgreSQL {major}")
@@ -81,7 +81,7 @@ def qdrant_containers(
         urls: list[str] = []
         for number in range(1, nodes + 1):
             container = _qdrant_node(version, number, network, clustered, api_key)
-            stack.enter_context(container)
+            stack.enter_context(_running(container, f"Qdrant {version}"))
             address = container.get_container_host_ip()
             urls.append(f"http://{address}:{container.get_exposed_port(6333)}")
             _wait(_answers(urls[-1]), f"Qdrant {version}")
@@ -114,6 +114,23 @@ def _container(image: str) -> Any:
     from testcontainers.core.container import DockerContainer
 
     return DockerContainer(image)
+
+
+@contextlib.contextmanager
+def _running(container: Any, name: str) -> Iterator[None]:
+    from docker.errors import DockerException  # type: ignore[import-untyped]
+
+    try:
+        container.start()
+    except DockerException as error:
+        raise Failed(
+            f"the container of {name} ({container.image}) did not start: {error}",
+            hint="docker info; VBACKUP_TEST_CONTAINERS=never uses programs of this machine",
+        ) from error
+    try:
+        yield
+    finally:
+        container.stop()
 
 
 def _wait(ready: Callable[[], bool], name: str) -> None:
