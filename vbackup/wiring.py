@@ -5,8 +5,8 @@ Imports are inside the functions: a command loads the drivers it uses, and no ot
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Literal
 
 from vbackup.clock import SystemClock
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from vbackup.config import Config, PostgresConfig, QdrantConfig, RepositoryConfig
     from vbackup.engine.attempt import BackupOptions
     from vbackup.engine.backup import BackupResult
-    from vbackup.engine.reconcile import Reconcile, ReconcileOptions
     from vbackup.engine.restore import Restore, RestoreResult
     from vbackup.engine.restoreplan import RestoreOptions, Side
     from vbackup.engine.switch import Switch
@@ -228,31 +227,6 @@ def switch(
         reporter=reporter,
         clock=clock,
     )
-
-
-@contextmanager
-def reconciler(
-    config: Config, reporter: Reporter, clock: Clock, options: ReconcileOptions
-) -> Iterator[Reconcile]:
-    """What compares the live pair."""
-    from vbackup.engine.reconcile import Reconcile, live_rows
-
-    patterns = config.qdrant.collections if config.qdrant else ()
-    with (
-        closing(record_source(config, clock)) as records,
-        closing(point_source(config, clock)) as points,
-    ):
-        facts = points.facts(patterns)
-        yield Reconcile(
-            links=links(config),
-            ignore=config.ignore,
-            open_rows=live_rows(records),
-            points=points,
-            names={found.name: found.aliases for found in facts.collections},
-            options=options,
-            reporter=reporter,
-            clock=clock,
-        )
 
 
 def _backup_options(

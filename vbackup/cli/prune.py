@@ -28,9 +28,8 @@ def command(session: Session, dry_run: bool) -> None:
     from vbackup.repository.prune import PruneOptions, prune
 
     repository = open_repository(session.config.repository, session.clock)
-    report = prune(
-        repository, session.config.retention, PruneOptions(dry_run=dry_run), session.reporter
-    )
+    with session.reporter.step("prune", unit="backups"):
+        report = prune(repository, session.config.retention, PruneOptions(dry_run=dry_run))
     emit(session, _document(report), lambda screen: _render(screen, report))
 
 
@@ -47,12 +46,13 @@ def _document(report: PruneReport) -> dict[str, object]:
             for decision in report.decisions
         ],
         "removed": report.removed,
-        "refused": report.refused,
-        "packs_deleted": report.packs_deleted,
-        "packs_repacked": report.packs_repacked,
-        "packs_kept_young": report.packs_kept_young,
-        "bytes_freed": report.bytes_freed,
-        "bytes_kept": report.bytes_kept,
+        "refused": report.refused | report.packs.refused,
+        "packs_deleted": report.packs.deleted,
+        "packs_repacked": report.packs.repacked,
+        "packs_kept": report.packs.kept,
+        "packs_kept_young": report.packs.young,
+        "bytes_freed": report.packs.bytes_freed,
+        "bytes_kept": report.packs.bytes_kept,
         "deferred": report.deferred,
     }
 
@@ -73,8 +73,8 @@ def _render(screen: Screen, report: PruneReport) -> None:
         styles=["" if decision.keep else "yellow" for decision in report.decisions],
     )
     verb = "would free" if report.dry_run else "freed"
-    screen.line(f"{verb} {size(report.bytes_freed)}, keeps {size(report.bytes_kept)}")
+    screen.line(f"{verb} {size(report.packs.bytes_freed)}, keeps {size(report.packs.bytes_kept)}")
     if report.deferred:
         screen.line(f"left for the next prune: {report.deferred}", "yellow")
-    for key, reason in report.refused.items():
+    for key, reason in (report.refused | report.packs.refused).items():
         screen.line(f"not deleted: {key}: {reason}", "yellow")

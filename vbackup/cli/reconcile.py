@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from vbackup import wiring
 from vbackup.cli import options
 from vbackup.cli.documents import reconcile_document
 from vbackup.cli.evidence import Evidence
@@ -17,10 +16,12 @@ from vbackup.cli.links import KINDS, render_links
 from vbackup.cli.output import emit
 from vbackup.cli.session import Session
 from vbackup.errors import Findings
+from vbackup.reconciling import live_pair, stored_pair
+from vbackup.wiring import open_repository
 
 if TYPE_CHECKING:
     from vbackup.cli.screen import Screen
-    from vbackup.engine.reconcile import ReconcileResult
+    from vbackup.engine.reconcile import ReconcileOptions, ReconcileResult
     from vbackup.model.finding import LinkReport
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -33,6 +34,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--output", type=_FILE, metavar="FILE", help="Findings with evidence, JSON lines.")
 @click.option("--reembed", type=_FILE, metavar="FILE", help="Rows to embed again, JSON lines.")
 @click.option("--junit", type=_FILE, metavar="FILE", help="A JUnit file for CI systems.")
+@click.option("--backup", metavar="ID", help="The pair of a backup instead; needs no server.")
 @click.option(
     "--confirm/--no-confirm",
     default=True,
@@ -48,31 +50,26 @@ def command(
     output: Path | None,
     reembed: Path | None,
     junit: Path | None,
+    backup: str | None,
     confirm: bool,
 ) -> None:
     """Compare the live pair, link by link, under one database snapshot.
 
-    Exit code 3 when rows and points do not agree.
+    With --backup the pair of a stored backup is compared, as a restore would leave it. Exit code
+    3 when rows and points do not agree.
     """
     from vbackup.engine.reconcile import ReconcileOptions
 
-    asked = ReconcileOptions(
-        confirm=confirm,
-        max_index_lag=session.config.watermark.max_index_lag,
-        tenant=tenant,
-        limit=limit,
-        only=only,
-        work_dir=session.config.watermark.work_dir,
-    )
-    with ExitStack() as stack:
-        evidence = stack.enter_context(Evidence(output, reembed))
-        run = stack.enter_context(
-            wiring.reconciler(session.config, session.reporter, session.clock, asked)
-        )
-        result = run.run(evidence.take)
+    asked = ReconcileOptions(confirm=confirm, tenant=tenant, limit=limit, only=only)
+    with Evidence(output, reembed) as evidence:
+        if backup:
+            result = _stored(session, backup, asked, evidence)
+        else:
+            result = _live(session, asked, evidence)
     if junit:
         write(junit, "vbackup reconcile", [_case(report) for report in result.reports])
     document = reconcile_document(result) | {
+        "backup": backup,
         "findings_written": evidence.written,
         "truncated": result.truncated,
         "output": output,
@@ -85,6 +82,22 @@ def command(
             f"rows and points do not agree: {total:,} findings",
             hint="vbackup reconcile --output FILE writes each with its evidence",
         )
+
+
+def _live(session: Session, asked: ReconcileOptions, evidence: Evidence) -> ReconcileResult:
+    watermark = session.config.watermark
+    options = replace(asked, max_index_lag=watermark.max_index_lag, work_dir=watermark.work_dir)
+    with live_pair(session.config, session.reporter, session.clock, options) as pair:
+        return pair.run(evidence.take)
+
+
+def _stored(
+    session: Session, backup: str, asked: ReconcileOptions, evidence: Evidence
+) -> ReconcileResult:
+    repository = open_repository(session.repository_config, session.clock)
+    pair = stored_pair(repository, session.reporter, session.clock)
+    # Nobody writes to a backup: there is no lag to wait for.
+    return pair.reconcile(repository.resolve(backup), replace(asked, confirm=False), evidence.take)
 
 
 def _render(screen: Screen, result: ReconcileResult, evidence: Evidence) -> None:
@@ -100,7 +113,7 @@ def _render(screen: Screen, result: ReconcileResult, evidence: Evidence) -> None
                     found.kind,
                     found.link,
                     found.key or "",
-                    "" if found.point is None else found.point,
+                    "" if found.point is None or found.point == found.key else found.point,
                     found.row_version or "",
                     found.point_version or "",
                 )
