@@ -56,9 +56,10 @@ def load_index(store: ObjectStore, seal: Seal) -> Catalog:
 
 def load(store: ObjectStore, seal: Seal) -> Catalog:
     """All of it: what a writer, a pruner or a verification goes by."""
-    doomed = quarantine.doomed_packs(store, seal)
+    doomed, unreadable = quarantine.doomed_packs(store, seal)
     catalog = load_index(store, seal)
     catalog.doomed = doomed
+    catalog.unreadable |= unreadable
     catalog.stored = pack_objects.stored_packs(store)
     catalog.damaged = quarantine.damaged_packs(store)
     known = catalog.index.packs
@@ -69,6 +70,16 @@ def load(store: ObjectStore, seal: Seal) -> Catalog:
     _adopt_strays(store, seal, catalog, [pack for pack in catalog.stored if pack not in known])
     for pack in catalog.missing | catalog.damaged | catalog.doomed:
         catalog.index.avoid(pack)
+    return catalog
+
+
+def load_for_writing(store: ObjectStore, seal: Seal) -> Catalog:
+    """`load`, for a writer that holds its lease already. Raises Damaged when an announcement of
+    a prune cannot be read: its packs might be reused while they are deleted."""
+    catalog = load(store, seal)
+    for key, problem in catalog.unreadable.items():
+        if key.startswith(quarantine.DOOMED_PREFIX):
+            raise Damaged(f"{key}: {problem}", hint="vbackup prune removes it")
     return catalog
 
 

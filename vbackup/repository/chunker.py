@@ -31,11 +31,11 @@ class ChunkerParameters:
     @classmethod
     def for_average(cls, average: int) -> ChunkerParameters:
         """The format's usual shape: a quarter and eight times the average. Raises Usage."""
-        if not 256 <= average <= 2 * 1024**2:
+        if not 1024 <= average <= 2 * 1024**2:
             raise Usage(
-                f"chunk_size {average} is out of range", hint="choose between 256 B and 2 MiB"
+                f"chunk_size {average} is out of range", hint="choose between 1 KiB and 2 MiB"
             )
-        return cls(average // 4, average, max(1024, average * 8))
+        return cls(average // 4, average, average * 8)
 
     def valid(self) -> bool:
         """Whether FastCDC and this format accept these sizes."""
@@ -86,22 +86,15 @@ class Chunker:
                 pending += taken
                 rest = rest[len(taken) :]
                 if len(pending) >= self.window:
-                    window, pending = self.split(pending)
-                    yield window
+                    # More bytes may still move the end of the last chunk: it goes round again.
+                    ends = self.cuts(pending)[:-1]
+                    yield Window(memoryview(pending)[: ends[-1]], ends)
+                    pending = pending[ends[-1] :]
         if pending:
-            yield self.whole(pending)
+            yield Window(memoryview(pending), self.cuts(pending))
 
-    def split(self, data: bytearray) -> tuple[Window, bytearray]:
-        """All chunks but the last, whose end more bytes may still move; and the bytes of that
-        last one. Needs at least `window` bytes, which must not change any more."""
-        ends = self._ends(data)[:-1]
-        return Window(memoryview(data)[: ends[-1]], ends), data[ends[-1] :]
-
-    def whole(self, data: bytearray) -> Window:
-        """All chunks, when nothing follows."""
-        return Window(memoryview(data), self._ends(data))
-
-    def _ends(self, data: bytearray) -> tuple[int, ...]:
+    def cuts(self, data: Buffer) -> tuple[int, ...]:
+        """Where the chunks of these bytes end; the last one at the end of the data."""
         ends: list[int] = []
         position = 0
         for chunk in self._cdc.cut_buf(data):

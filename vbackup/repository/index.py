@@ -39,6 +39,8 @@ _COLUMNS = np.dtype(
 )
 _Rows = np.ndarray[tuple[int], np.dtype[np.void]]
 _Keys = np.ndarray[tuple[int], np.dtype[np.uint64]]
+_Numbers = np.ndarray[tuple[int], np.dtype[np.int64]]
+_Flags = np.ndarray[tuple[int], np.dtype[np.bool_]]
 
 
 class ChunkIndex:
@@ -125,6 +127,41 @@ class ChunkIndex:
                 found.append(_location(self._packs[int(entry["pack"])], entry))
             row += 1
         return found
+
+    def rows_of(self, chunks: Sequence[bytes]) -> _Numbers:
+        """The row of the best copy of each chunk, -1 where there is none. Needs `settle`."""
+        with self._lock:
+            keys = np.frombuffer(b"".join(chunks), dtype="<u8").reshape(-1, 4)
+            best = np.full(len(keys), -1, dtype=np.int64)
+            good = np.zeros(len(keys), dtype=bool)
+            avoided = np.array(sorted(self._avoided), dtype=np.uint32)
+            rows = np.searchsorted(self._high, keys[:, 0])
+            open_ = np.arange(len(keys))
+            while True:  # One round a copy: chunks have few.
+                open_ = open_[rows[open_] < len(self._high)]
+                open_ = open_[self._high[rows[open_]] == keys[open_, 0]]
+                if not len(open_):
+                    return best
+                at = rows[open_]
+                match = self._rows["low"][at] == keys[open_, 1]
+                usable = match & ~np.isin(self._rows["pack"][at], avoided)
+                take = (usable & ~good[open_]) | (match & (best[open_] < 0))
+                best[open_[take]] = at[take]
+                good[open_[usable]] = True
+                rows[open_] += 1
+
+    def row_bytes(self, rows: _Flags) -> dict[bytes, int]:
+        """Stored bytes of the flagged rows, by pack."""
+        with self._lock:
+            chosen = self._rows[rows]
+            sums = np.bincount(chosen["pack"], weights=chosen["stored"], minlength=len(self._packs))
+            return {pack: int(total) for pack, total in zip(self._packs, sums, strict=True)}
+
+    def row_offsets(self, rows: _Flags, pack: bytes) -> set[int]:
+        """Offsets in this pack of the flagged rows."""
+        with self._lock:
+            chosen = self._rows[rows & (self._rows["pack"] == self._numbers[pack])]
+            return set(chosen["offset"].tolist())
 
     @property
     def packs(self) -> dict[bytes, int]:

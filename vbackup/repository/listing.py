@@ -37,6 +37,11 @@ def load(store: ObjectStore, seal: Seal, backup_id: str) -> Manifest:
         raise Damaged(f"manifest of backup {backup_id}: {error}", hint=error.hint) from None
 
 
+def ids(store: ObjectStore) -> list[str]:
+    """The ids of all backups, readable or not."""
+    return [backup_id for backup_id, found in _scan(store).items() if found.manifest]
+
+
 def summaries(store: ObjectStore, seal: Seal) -> list[BackupSummary]:
     """All backups, newest first; those whose manifest cannot be read say so."""
     found = {key: item for key, item in _scan(store).items() if item.manifest}

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
 
-from vbackup.errors import Damaged, Refused, Usage
+from vbackup.errors import Damaged, NotFound, Refused, Usage
 from vbackup.model.manifest import Artifact, CheckRecord, Manifest
+from vbackup.ports import ObjectStore
 from vbackup.repository import sealed
 from vbackup.repository.codec import Seal
-from vbackup.repository.recipe import MAX_DEPTH, MAX_ROOT
+from vbackup.repository.recipe import MAX_DEPTH
 
 PREFIX = "backups/"
 VERSION = 1
@@ -100,11 +102,11 @@ def _artifact_problem(artifact: Artifact) -> str:
         return f"artifact name {artifact.name!r}"
     if not 0 <= artifact.length <= MAX_LENGTH:
         return f"{artifact.name}: length {artifact.length}"
-    if not 0 <= artifact.depth <= MAX_DEPTH or len(artifact.root) > MAX_ROOT:
-        return f"{artifact.name}: recipe of depth {artifact.depth}, {len(artifact.root)} roots"
+    if not 0 <= artifact.depth <= MAX_DEPTH:
+        return f"{artifact.name}: recipe of depth {artifact.depth}"
     if not all(_HEX.fullmatch(digest) for digest in (artifact.sha256, *artifact.root)):
         return f"{artifact.name}: a digest is not 64 hex digits"
-    if bool(artifact.root) != bool(artifact.length):
+    if len(artifact.root) != bool(artifact.length):
         return f"{artifact.name}: length {artifact.length} with {len(artifact.root)} roots"
     return ""
 
@@ -134,3 +136,19 @@ def decode_check(seal: Seal, key: str, data: bytes) -> CheckRecord:
 def pin_key(backup_id: str) -> str:
     """The object whose existence keeps a backup whatever the policy says."""
     return f"{PREFIX}{backup_id}/pin"
+
+
+def bad_records(store: ObjectStore, seal: Seal, backup_id: str) -> Iterator[tuple[str, str]]:
+    """The objects beside a manifest that cannot be read: key and reason."""
+    for stat in store.scan(f"{PREFIX}{backup_id}/"):
+        rest = stat.key.removeprefix(f"{PREFIX}{backup_id}/")
+        try:
+            data = store.get(stat.key)
+            if rest == "pin":
+                sealed.decode(seal, sealed.PIN, stat.key, data, limit=_CHECK_LIMIT)
+            elif rest != "manifest":
+                decode_check(seal, stat.key, data)
+        except (Damaged, Refused) as error:
+            yield stat.key, str(error)
+        except NotFound:
+            continue  # Pruned since the listing.

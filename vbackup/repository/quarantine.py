@@ -56,17 +56,24 @@ def doom(store: ObjectStore, seal: Seal, run: str, packs: Iterable[bytes]) -> st
     return key
 
 
-def doomed_packs(store: ObjectStore, seal: Seal) -> set[bytes]:
-    """All packs announced for deletion. Raises Damaged for an announcement that cannot be read:
-    a writer must then not guess."""
+def forget_doomed(store: ObjectStore) -> None:
+    """Remove all announcements: the packs are gone, or stay after all."""
+    store.delete([stat.key for stat in store.scan(DOOMED_PREFIX)])
+
+
+def doomed_packs(store: ObjectStore, seal: Seal) -> tuple[set[bytes], dict[str, str]]:
+    """All packs announced for deletion, and the announcements that cannot be read, with the
+    reason. A writer must not guess what those say."""
     found: set[bytes] = set()
+    unreadable: dict[str, str] = {}
     for stat in store.scan(DOOMED_PREFIX):
         try:
             data = store.get(stat.key)
+            raw = sealed.decode(seal, sealed.DOOMED, stat.key, data, limit=_LIMIT)
         except NotFound:
             continue
-        raw = sealed.decode(seal, sealed.DOOMED, stat.key, data, limit=_LIMIT)
-        if len(raw) % 32:
-            raise Damaged(f"{stat.key} is malformed", hint="vbackup prune writes a new one")
+        except Damaged as error:
+            unreadable[stat.key] = str(error)
+            continue
         found.update(raw[i : i + 32] for i in range(0, len(raw), 32))
-    return found
+    return found, unreadable

@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from vbackup.errors import Damaged, NotFound
 from vbackup.model.manifest import Artifact
 from vbackup.ports import ObjectStore
-from vbackup.repository import recipe
 from vbackup.repository.codec import Seal
 from vbackup.repository.index import ChunkIndex
 from vbackup.repository.keys import ChunkHasher
 from vbackup.repository.packs import Location, open_chunk, pack_key
-from vbackup.repository.recipe import Piece
+from vbackup.repository.recipe import Piece, RecipeReader
 
 _BATCH = 4 * 1024**2
 _GAP = 64 * 1024
@@ -28,7 +27,7 @@ _CACHED = 8
 
 @dataclass(slots=True)
 class _Batch:
-    """Consecutive pieces that one ranged read of one pack yields (or one missing piece)."""
+    """Consecutive pieces that one ranged read of one pack yields, or one that cannot be read."""
 
     pieces: list[Piece] = field(default_factory=list)
     places: list[Location] = field(default_factory=list)
@@ -43,9 +42,15 @@ class _Batch:
         after = last.offset + last.stored
         return place.pack == last.pack and (place == last or 0 <= place.offset - after <= _GAP)
 
+    def add(self, piece: Piece, place: Location | None) -> None:
+        self.pieces.append(piece)
+        self.plain += piece.span
+        if place is not None:
+            self.places.append(place)
+
 
 class ChunkReader:
-    """Reads chunks by id. Thread-safe. `refresh` is called once when a chunk is not known."""
+    """Reads chunks by id. Thread-safe. `refresh` is called when a chunk is not known."""
 
     def __init__(
         self,
@@ -60,6 +65,7 @@ class ChunkReader:
         self._hasher = hasher
         self._index = index
         self._refresh = refresh
+        self._fresh: ChunkIndex | None = None
         self._cache: OrderedDict[bytes, bytes] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -67,19 +73,18 @@ class ChunkReader:
 
     def places(self, chunk: bytes) -> list[Location]:
         """Where the chunk is stored, best first. Raises Damaged when it is nowhere."""
-        found = self._index().find_all(chunk)
-        if not found:
+        index = self._index()
+        found = index.find_all(chunk)
+        if not found and index is not self._fresh:
+            # Another process may have stored it since. Once an index: misses come in thousands.
             self._refresh()
-            found = self._index().find_all(chunk)
+            self._fresh = self._index()
+            found = self._fresh.find_all(chunk)
         if not found:
             raise Damaged(
                 f"chunk {chunk.hex()[:16]} is in no pack", hint="vbackup verify --repair-index"
             )
         return found
-
-    def length(self, chunk: bytes) -> int:
-        """Its plain length in bytes. Raises Damaged when it is nowhere."""
-        return self.places(chunk)[0].length
 
     def fetch(self, chunk: bytes) -> bytes:
         """One chunk from wherever it can be had. Raises Damaged when no copy is good."""
@@ -128,50 +133,42 @@ class ChunkReader:
 
         Raises Damaged with artifact and byte range."""
         stop = min(start + length, artifact.length)
-        position = -1
-        for position, piece, data in self._stream(artifact, start, stop):
+        for piece, data in self._stream(artifact, start, stop):
             if isinstance(data, Damaged):
                 raise Damaged(
-                    f"{artifact.name}: bytes {position}-{position + piece.length} are damaged: "
-                    f"{data}",
+                    f"{artifact.name}: bytes {piece.start}-{piece.start + piece.span} "
+                    f"are damaged: {data}",
                     hint=data.hint,
                 )
-            wanted = data[max(0, start - position) : stop - position]
-            if wanted:
-                yield wanted
+            wanted = data[max(0, start - piece.start) : stop - piece.start]
+            yield wanted
 
     def damage(self, artifact: Artifact) -> Iterator[tuple[int, int, str]]:
-        """Read it all; every damaged range (start, stop, why) instead of the first only."""
-        for position, piece, data in self._stream(artifact, 0, artifact.length):
+        """Read it all: every damaged range (start, stop, why), not only the first."""
+        digest = hashlib.sha256()
+        whole = True
+        for piece, data in self._stream(artifact, 0, artifact.length):
             if isinstance(data, Damaged):
-                yield position, position + piece.length, str(data)
+                whole = False
+                yield piece.start, piece.start + piece.span, str(data)
+            else:
+                digest.update(data)
+        if whole and digest.hexdigest() != artifact.sha256:
+            yield 0, artifact.length, "does not match its SHA-256"
 
     def pieces(
-        self, artifact: Artifact, seen: Callable[[Piece], None] = lambda _: None
+        self, artifact: Artifact, seen: Callable[[bytes], None] = lambda _: None
     ) -> Iterator[Piece]:
-        """The artifact's content chunks in order; `seen` is told of its recipe's own chunks.
-
-        Raises Damaged, naming the artifact and the byte where the recipe breaks."""
-        position = 0
-        try:
-            for piece in recipe.pieces(artifact, self.length, self.fetch, seen):
-                yield piece
-                position += piece.length
-        except Damaged as error:
-            raise Damaged(
-                f"{artifact.name}: bytes {position}-{artifact.length} are damaged: {error}",
-                hint=error.hint,
-            ) from None
+        """The artifact's content chunks in order; `seen` is told of its recipe's own chunks."""
+        return RecipeReader(self.fetch, seen).pieces(artifact)
 
     def _stream(
         self, artifact: Artifact, start: int, stop: int
-    ) -> Iterator[tuple[int, Piece, bytes | Damaged]]:
-        """Position, piece and content of all chunks that touch the range, fetched ahead."""
-        wanted = _Window(self.pieces(artifact), start, stop)
-        batches = self._batches(iter(wanted))
+    ) -> Iterator[tuple[Piece, bytes | Damaged]]:
+        """All pieces that touch the range with their content, fetched ahead."""
+        batches = self._batches(RecipeReader(self.fetch).pieces(artifact, start, stop))
         flight: deque[tuple[_Batch, Future[list[bytes | Damaged]]]] = deque()
         pool = ThreadPoolExecutor(_JOBS, thread_name_prefix="vbackup-read")
-        position: int | None = None
         try:
             while True:
                 while len(flight) < _AHEAD and (batch := next(batches, None)) is not None:
@@ -179,29 +176,26 @@ class ChunkReader:
                 if not flight:
                     break
                 batch, future = flight.popleft()
-                position = wanted.first if position is None else position
-                for piece, data in zip(batch.pieces, future.result(), strict=True):
-                    yield position, piece, data
-                    position += piece.length
+                yield from zip(batch.pieces, future.result(), strict=True)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _batches(self, pieces: Iterator[Piece]) -> Iterator[_Batch]:
         batch = _Batch()
         for piece in pieces:
-            try:
-                place = self.places(piece.chunk)[0]
-            except Damaged:
-                place = None
+            place = self._place(piece)
             if not batch.takes(place):
                 yield batch
                 batch = _Batch()
-            batch.pieces.append(piece)
-            batch.plain += piece.length
-            if place is not None:
-                batch.places.append(place)
+            batch.add(piece, place)
         if batch.pieces:
             yield batch
+
+    def _place(self, piece: Piece) -> Location | None:
+        try:
+            return None if piece.problem else self.places(piece.chunk)[0]
+        except Damaged:
+            return None
 
     def _fetch_batch(self, batch: _Batch) -> list[bytes | Damaged]:
         blobs = self._blobs(batch) if len(batch.pieces) > 1 else {}
@@ -223,39 +217,23 @@ class ChunkReader:
     def _content(
         self, piece: Piece, blobs: dict[bytes, tuple[Location, memoryview]]
     ) -> bytes | Damaged:
+        if piece.problem:
+            return piece.problem
         try:
-            if piece.chunk in blobs:
-                place, blob = blobs[piece.chunk]
-                try:
-                    data = self._open(piece.chunk, place, blob)
-                except Damaged:
-                    data = self.fetch(piece.chunk)
-            else:
-                data = self.fetch(piece.chunk)
+            data = self._from_blob(piece.chunk, blobs) or self.fetch(piece.chunk)
         except Damaged as error:
             return error
-        if len(data) != piece.length:
-            return Damaged(f"a chunk of {len(data)} bytes where the recipe says {piece.length}")
+        if len(data) != piece.span:
+            return Damaged(f"a chunk of {len(data)} bytes where the recipe says {piece.span}")
         return data
 
-
-class _Window:
-    """The pieces that touch a range; `first` is where the first of them begins."""
-
-    def __init__(self, pieces: Iterator[Piece], start: int, stop: int) -> None:
-        self._pieces = pieces
-        self._start = start
-        self._stop = stop
-        self.first = 0
-
-    def __iter__(self) -> Iterator[Piece]:
-        position = 0
-        started = False
-        for piece in self._pieces:
-            if position >= self._stop and started:
-                return
-            if position + piece.length > self._start and position < self._stop:
-                if not started:
-                    self.first, started = position, True
-                yield piece
-            position += piece.length
+    def _from_blob(
+        self, chunk: bytes, blobs: dict[bytes, tuple[Location, memoryview]]
+    ) -> bytes | None:
+        if chunk not in blobs:
+            return None
+        place, blob = blobs[chunk]
+        try:
+            return self._open(chunk, place, blob)
+        except Damaged:
+            return None  # Read again, and from elsewhere, before it is called damaged.

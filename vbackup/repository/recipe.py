@@ -1,8 +1,9 @@
 """Recipes: the list of chunks that an artifact consists of, stored as chunks itself.
 
-An entry is a chunk id (32) and its length (u32 LE). Level 0 are the content chunks; the entries
-of one level are a byte stream whose chunks are the next level, until few enough remain to stand
-in the manifest (`Artifact.root`, at level `Artifact.depth`).
+An entry is a chunk id (32) and the number of artifact bytes that it stands for (u64 LE). The
+entries of one level, cut into chunks of whole entries, are what the entries of the next level
+name, until one chunk is left: `Artifact.root`, at level `Artifact.depth`. An artifact of one
+chunk has that chunk as its root (depth 0), an empty one has none.
 """
 
 from __future__ import annotations
@@ -14,25 +15,28 @@ from dataclasses import dataclass
 from vbackup.errors import Damaged
 from vbackup.model.manifest import Artifact
 from vbackup.ports import Buffer
-from vbackup.repository.chunker import MAX_CHUNK, Chunker, Window
+from vbackup.repository.chunker import MAX_CHUNK, Chunker
 
-MAX_ROOT = 16
 MAX_DEPTH = 6
 
-_ENTRY = struct.Struct("<32sI")
+ENTRY = struct.Struct("<32sQ")
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One chunk of a stream, in order."""
+    """A chunk of an artifact: `span` artifact bytes from `start` on.
+
+    With `problem`, those bytes cannot even be named: the recipe is damaged there."""
 
     chunk: bytes
-    length: int
+    span: int
+    start: int = 0
+    problem: Damaged | None = None
 
 
 class _Level:
     def __init__(self) -> None:
-        self.first: list[bytes] = []
+        self.first = b""
         self.raw = bytearray()
         self.count = 0
 
@@ -40,7 +44,7 @@ class _Level:
 class RecipeWriter:
     """Builds one artifact's recipe while its chunks go by, in memory bounded by a few windows."""
 
-    def __init__(self, chunker: Chunker, store: Callable[[Buffer], Piece]) -> None:
+    def __init__(self, chunker: Chunker, store: Callable[[Buffer], bytes]) -> None:
         self._chunker = chunker
         self._store = store
         self._levels = [_Level()]
@@ -48,74 +52,83 @@ class RecipeWriter:
     def extend(self, pieces: Iterable[Piece]) -> None:
         """Append the next content chunks."""
         for piece in pieces:
-            self._push(0, piece)
+            self._push(0, piece.chunk, piece.span)
 
     def finish(self) -> tuple[tuple[str, ...], int]:
         """`Artifact.root` and `Artifact.depth`."""
         depth = 0
-        while (level := self._levels[depth]).count > MAX_ROOT:
-            self._spill(depth, self._chunker.whole(level.raw))
+        while (level := self._levels[depth]).count > 1:
+            self._fold(depth, keep_last=False)
             depth += 1
-        return tuple(chunk.hex() for chunk in level.first), depth
+        return ((level.first.hex(),) if level.count else ()), depth
 
-    def _push(self, depth: int, piece: Piece) -> None:
+    def _push(self, depth: int, chunk: bytes, span: int) -> None:
         if depth == len(self._levels):
             self._levels.append(_Level())
         level = self._levels[depth]
         level.count += 1
-        if level.count <= MAX_ROOT:
-            level.first.append(piece.chunk)
-        level.raw += _ENTRY.pack(piece.chunk, piece.length)
+        if level.count == 1:
+            level.first = chunk
+        level.raw += ENTRY.pack(chunk, span)
         if len(level.raw) >= self._chunker.window:
-            window, level.raw = self._chunker.split(level.raw)
-            self._spill(depth, window)
+            self._fold(depth, keep_last=True)
 
-    def _spill(self, depth: int, window: Window) -> None:
-        for chunk in window.chunks():
-            self._push(depth + 1, self._store(chunk))
-
-
-def pieces(
-    artifact: Artifact,
-    length_of: Callable[[bytes], int],
-    fetch: Callable[[bytes], bytes],
-    seen: Callable[[Piece], None] = lambda _: None,
-) -> Iterator[Piece]:
-    """The content chunks of an artifact in order; `seen` is told of the recipe's own chunks.
-
-    Raises Damaged as soon as the recipe is malformed or exceeds the artifact's length.
-    """
-    level: Iterator[Piece] = (
-        Piece(chunk, length_of(chunk)) for chunk in map(bytes.fromhex, artifact.root)
-    )
-    for _ in range(artifact.depth):
-        level = _unfold(level, fetch, seen)
-    return _within(level, artifact)
+    def _fold(self, depth: int, *, keep_last: bool) -> None:
+        """Store the level's entries as chunks; the last may still change while more come."""
+        raw = self._levels[depth].raw
+        ends = [end - end % ENTRY.size for end in self._chunker.cuts(raw)]
+        start = 0
+        for end in ends[:-1] if keep_last else ends:
+            chunk = raw[start:end]
+            span = sum(span for _, span in ENTRY.iter_unpack(chunk))
+            self._push(depth + 1, self._store(chunk), span)
+            start = end
+        self._levels[depth].raw = raw[start:]
 
 
-def _unfold(
-    level: Iterator[Piece], fetch: Callable[[bytes], bytes], seen: Callable[[Piece], None]
-) -> Iterator[Piece]:
-    carried = b""
-    for piece in level:
-        seen(piece)
-        raw = carried + fetch(piece.chunk)
-        whole = len(raw) - len(raw) % _ENTRY.size
-        for chunk, length in _ENTRY.iter_unpack(memoryview(raw)[:whole]):
-            if not 0 < length <= MAX_CHUNK:
-                raise Damaged(f"a recipe holds a chunk of {length} bytes")
-            yield Piece(chunk, length)
-        carried = raw[whole:]
-    if carried:
-        raise Damaged("a recipe ends in the middle of an entry")
+def parse(raw: bytes, *, span: int, depth: int) -> list[tuple[bytes, int]]:
+    """The entries of a recipe chunk at `depth` that stands for `span` bytes. Raises Damaged."""
+    if not raw or len(raw) % ENTRY.size:
+        raise Damaged("a recipe chunk ends in the middle of an entry")
+    entries = list(ENTRY.iter_unpack(raw))
+    longest = MAX_CHUNK if depth == 1 else span
+    if not all(0 < each <= longest for _, each in entries):
+        raise Damaged("a recipe chunk holds an impossible length")
+    if sum(each for _, each in entries) != span:
+        raise Damaged("a recipe chunk does not add up")
+    return entries
 
 
-def _within(level: Iterator[Piece], artifact: Artifact) -> Iterator[Piece]:
-    position = 0
-    for piece in level:
-        position += piece.length
-        if position > artifact.length:
-            raise Damaged(f"{artifact.name}: its recipe exceeds its {artifact.length} bytes")
-        yield piece
-    if position != artifact.length:
-        raise Damaged(f"{artifact.name}: its recipe ends at byte {position} of {artifact.length}")
+class RecipeReader:
+    """Walks recipes. `seen` is told of every recipe chunk before it is read."""
+
+    def __init__(
+        self, fetch: Callable[[bytes], bytes], seen: Callable[[bytes], None] = lambda _: None
+    ) -> None:
+        self._fetch = fetch
+        self._seen = seen
+
+    def pieces(
+        self, artifact: Artifact, start: int = 0, stop: int | None = None
+    ) -> Iterator[Piece]:
+        """The content chunks that touch the range, in order, damaged stretches included."""
+        stop = artifact.length if stop is None else min(stop, artifact.length)
+        if artifact.root and start < stop:
+            root = Piece(bytes.fromhex(artifact.root[0]), artifact.length)
+            yield from self._walk(root, artifact.depth, start, stop)
+
+    def _walk(self, piece: Piece, depth: int, start: int, stop: int) -> Iterator[Piece]:
+        if depth == 0:
+            yield piece
+            return
+        self._seen(piece.chunk)
+        try:
+            entries = parse(self._fetch(piece.chunk), span=piece.span, depth=depth)
+        except Damaged as error:
+            yield Piece(piece.chunk, piece.span, piece.start, error)
+            return
+        position = piece.start
+        for chunk, span in entries:
+            if position < stop and position + span > start:
+                yield from self._walk(Piece(chunk, span, position), depth - 1, start, stop)
+            position += span

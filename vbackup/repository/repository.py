@@ -123,9 +123,10 @@ class Repository:
         """Load the index anew, stray packs included."""
         self.load_catalog()
 
-    def load_catalog(self) -> Catalog:
+    def load_catalog(self, *, writing: bool = False) -> Catalog:
         """Everything that is stored, freshly listed; becomes the index in use."""
-        loaded = catalog.load(self.store, self._seal)
+        load = catalog.load_for_writing if writing else catalog.load
+        loaded = load(self.store, self._seal)
         with self._lock:
             self._index = loaded.index
         return loaded
@@ -141,7 +142,7 @@ class Repository:
         try:
             if self.store.stat(manifests.manifest_key(backup_id)) is not None:
                 raise AlreadyExists(f"backup {backup_id} exists already", hint="vbackup list")
-            loaded = self.load_catalog()
+            loaded = self.load_catalog(writing=True)
             uploader = PackUploader(
                 self.store,
                 self._seal,

@@ -74,7 +74,7 @@ class Writer:
         manifests.check_name(name)
         digest = hashlib.sha256()
         length = 0
-        recipe = RecipeWriter(self._parts.chunker, self._store)
+        recipe = RecipeWriter(self._parts.chunker, lambda data: self._store(data).chunk)
         flight: deque[Future[list[Piece]]] = deque()
         try:
             for window in self._parts.chunker.windows(stream):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -89,7 +90,7 @@ class MemoryStore:
             with self.lock:
                 self.objects.pop(key, None)
 
-    def keys(self, prefix: str = "") -> list[str]:
+    def names(self, prefix: str = "") -> list[str]:
         """For tests."""
         return [stat.key for stat in self.scan(prefix)]
 
@@ -136,6 +137,37 @@ def back_up(
     except BaseException:
         writer.abort()
         raise
+
+
+@dataclass(frozen=True)
+class Kit:
+    """The plain functions and classes above, for tests."""
+
+    small: RepositoryOptions = SMALL
+    store: type[MemoryStore] = MemoryStore
+    clock: type[FakeClock] = FakeClock
+
+    def manifest(self, backup_id: str, artifacts: Iterable[Artifact], at: datetime) -> Manifest:
+        return make_manifest(backup_id, list(artifacts), at)
+
+    def back_up(self, repository: Repository, backup_id: str, **streams: bytes) -> Manifest:
+        return back_up(repository, backup_id, streams)
+
+    def contents(self, repository: Repository, backup_id: str) -> dict[str, bytes]:
+        return contents(repository, backup_id)
+
+    def noise(self, size: int, seed: int = 0) -> bytes:
+        return random.Random(seed).randbytes(size)
+
+    def text(self, size: int, seed: int = 0) -> bytes:
+        rng = random.Random(seed)
+        words = [b"%d" % rng.getrandbits(20) for _ in range(300)]
+        return b" ".join(rng.choices(words, k=size // 4))[:size]
+
+
+@pytest.fixture
+def kit() -> Kit:
+    return Kit()
 
 
 def contents(repository: Repository, backup_id: str) -> dict[str, bytes]:

@@ -1,0 +1,288 @@
+"""Verification: every kind of damage is found, named, and healed by the next backup."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from vbackup.errors import Damaged, NotFound, Refused, Usage, VbackupError
+from vbackup.model.manifest import CheckRecord
+from vbackup.repository.check import verify
+from vbackup.repository.reindex import repair_index
+from vbackup.repository.repository import Repository
+from vbackup.repository.sample import Sample, choose
+
+REOPEN = Any
+
+
+def flip(store: Any, key: str, position: int, mask: int = 0x01) -> None:
+    data = bytearray(store.get(key))
+    data[position] ^= mask
+    store.put(key, data)
+
+
+def restores(repository: Repository, backup_id: str, kit: Any) -> bool:
+    try:
+        kit.contents(repository, backup_id)
+    except VbackupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("level", ["manifest", "chunks"])
+def test_a_whole_backup_passes(repository: Repository, kit: Any, level: Any) -> None:
+    kit.back_up(repository, "b1", data=kit.noise(150_000), empty=b"")
+    repository.pin("b1")
+    repository.record("b1", CheckRecord("chunks", repository.clock.now(), ok=True))
+    found = verify(repository, "b1", level=level)
+    assert found.ok, found
+    assert not found.damage
+    assert {check.name for check in found.checks} >= {"manifest", "records", "index", "contents"}
+
+
+def test_no_such_backup(repository: Repository) -> None:
+    with pytest.raises(NotFound):
+        verify(repository, "nope")
+
+
+def test_every_flipped_byte_is_found_by_verify(
+    repository: Repository, store: Any, reopen: REOPEN, kit: Any
+) -> None:
+    """Each byte of each object of a small repository, one at a time."""
+    kit.back_up(repository, "b1", data=kit.noise(2500), text=b"abc " * 500)
+    repository.pin("b1")
+    repository.record("b1", CheckRecord("chunks", repository.clock.now(), ok=True))
+    whole = dict(store.objects)
+    survivors = []
+    for key in store.names():
+        for position in range(len(whole[key][0])):
+            store.objects = dict(whole)
+            flip(store, key, position, 1 << position % 8)
+            try:
+                found = verify(reopen(), "b1", level="chunks").ok
+            except VbackupError:
+                found = False
+            if found:
+                survivors.append((key, position))
+    assert survivors == []
+
+
+def test_every_flipped_byte_that_matters_is_found_by_a_restore(
+    repository: Repository, store: Any, reopen: REOPEN, kit: Any
+) -> None:
+    """What a restore reads without complaint is what was backed up, whatever was flipped."""
+    streams = {"data": kit.noise(2500), "text": b"abc " * 500}
+    kit.back_up(repository, "b1", **streams)
+    whole = dict(store.objects)
+    for key in store.names():
+        for position in range(0, len(whole[key][0]), 3):
+            store.objects = dict(whole)
+            flip(store, key, position, 0x80)
+            try:
+                restored = kit.contents(reopen(), "b1")
+            except VbackupError:
+                continue
+            assert restored == streams, (key, position)
+
+
+@pytest.mark.parametrize("prefix", ["packs/", "backups/", "vbackup.json"])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "empty", "swapped"])
+def test_objects_that_are_gone_cut_or_exchanged(
+    repository: Repository, store: Any, reopen: REOPEN, kit: Any, prefix: str, damage: str
+) -> None:
+    kit.back_up(repository, "b0", data=kit.noise(100_000, 1))
+    kit.back_up(repository, "b1", data=kit.noise(100_000))
+    used = [key for key in store.names(prefix) if "b0" not in key]
+    other = [key for key in store.names() if key not in used]
+    if prefix == "packs/":  # Packs of b1 only.
+        b0 = set(Repository.index(reopen()).packs)
+        assert b0
+    for key in used:
+        data = store.get(key)
+        if damage == "missing":
+            store.delete([key])
+        elif damage == "truncated":
+            store.put(key, data[: len(data) // 2])
+        elif damage == "empty":
+            store.put(key, b"")
+        else:
+            store.put(key, store.get(other[0]))
+    try:
+        ok = verify(reopen(), "b1", level="chunks").ok
+    except VbackupError:
+        ok = False
+    assert not ok
+    with suppress(VbackupError):
+        assert not restores(reopen(), "b1", kit)
+
+
+def test_a_manifest_under_another_name_is_refused(
+    repository: Repository, store: Any, kit: Any
+) -> None:
+    kit.back_up(repository, "b0", data=kit.noise(3000, 1))
+    kit.back_up(repository, "b1", data=kit.noise(3000))
+    store.put("backups/b1/manifest", store.get("backups/b0/manifest"))
+    with pytest.raises(Damaged):
+        repository.load("b1")
+
+
+def test_damage_names_artifact_and_range(
+    repository: Repository, store: Any, reopen: REOPEN, kit: Any
+) -> None:
+    data = kit.noise(100_000)
+    kit.back_up(repository, "b1", good=kit.noise(50_000, 1), data=data)
+    artifact = repository.load("b1").artifacts()[1]
+    piece = list(repository.reader.pieces(artifact))[7]
+    place = repository.reader.places(piece.chunk)[0]
+    key = f"packs/{place.pack.hex()[:2]}/{place.pack.hex()}"
+    flip(store, key, place.offset + place.stored // 2)
+
+    found = verify(reopen(), "b1", level="chunks")
+    ranges = {(damage.artifact, damage.start, damage.stop) for damage in found.damage}
+    assert ranges == {("data", piece.start, piece.start + piece.span)}
+    with pytest.raises(Damaged, match=f"data: bytes {piece.start}-{piece.start + piece.span}"):
+        b"".join(reopen().read(artifact))
+    rest = reopen().read_range(artifact, piece.start + piece.span, 100_000)
+    assert b"".join(rest) == data[piece.start + piece.span :]
+
+
+def test_a_byte_that_flips_on_the_way_once_is_no_damage(
+    repository: Repository, store: Any, reopen: REOPEN, kit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = kit.noise(100_000)
+    kit.back_up(repository, "b1", data=data)
+    get, seen = store.get, set()
+
+    def noisy(key: str, start: int = 0, length: int | None = None) -> bytes:
+        found = bytearray(get(key, start, length))
+        if key.startswith("packs/") and (key, start) not in seen and found:
+            seen.add((key, start))
+            found[len(found) // 2] ^= 0x40
+        return bytes(found)
+
+    monkeypatch.setattr(store, "get", noisy)
+    assert kit.contents(reopen(), "b1") == {"data": data}
+    seen.clear()
+    assert verify(reopen(), "b1", level="chunks").ok
+
+
+def test_damage_is_healed_by_the_next_backup(
+    repository: Repository, store: Any, reopen: REOPEN, kit: Any
+) -> None:
+    streams = {"data": kit.noise(150_000)}
+    kit.back_up(repository, "b1", **streams)
+    victim = store.names("packs/")[0]
+    flip(store, victim, len(store.get(victim)) // 2)
+    assert not restores(reopen(), "b1", kit)
+    assert not verify(reopen(), "b1", level="chunks").ok
+
+    healing = kit.back_up(reopen(), "b2", **streams)
+    assert 0 < healing.statistics.chunks_new < healing.statistics.chunks_reused
+    assert kit.contents(reopen(), "b1") == streams
+    assert kit.contents(reopen(), "b2") == streams
+
+
+def test_a_missing_pack_is_healed_without_being_recorded(
+    repository: Repository, store: Any, reopen: REOPEN, kit: Any
+) -> None:
+    streams = {"data": kit.noise(150_000)}
+    kit.back_up(repository, "b1", **streams)
+    store.delete(store.names("packs/")[:1])
+    assert not verify(reopen(), "b1", level="manifest").ok
+    kit.back_up(reopen(), "b2", **streams)
+    assert verify(reopen(), "b1", level="chunks").ok
+    assert kit.contents(reopen(), "b1") == streams
+
+
+def test_a_pack_that_is_good_again_is_no_longer_avoided(
+    repository: Repository, store: Any, reopen: REOPEN, kit: Any
+) -> None:
+    kit.back_up(repository, "b1", data=kit.noise(50_000))
+    key = store.names("packs/")[0]
+    flip(store, key, 100)
+    assert not verify(reopen(), "b1", level="chunks").ok
+    assert len(store.names("damaged/")) == 1
+    flip(store, key, 100)
+    assert verify(reopen(), "b1", level="chunks").ok
+    assert store.names("damaged/") == []
+
+
+def test_a_reader_without_write_permission_can_verify(
+    repository: Repository, store: Any, reopen: REOPEN, kit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit.back_up(repository, "b1", data=kit.noise(50_000))
+    flip(store, store.names("packs/")[0], 100)
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise Refused("read-only")
+
+    monkeypatch.setattr(store, "put", refuse)
+    monkeypatch.setattr(store, "delete", refuse)
+    assert not verify(reopen(), "b1", level="chunks", part=Sample(1.0)).ok
+
+
+def test_lost_index_objects_are_rebuilt_from_the_packs(
+    repository: Repository, store: Any, reopen: REOPEN, kit: Any
+) -> None:
+    streams = {"data": kit.noise(150_000), "text": kit.text(50_000)}
+    kit.back_up(repository, "b1", **streams)
+    store.delete(store.names("index/"))
+    store.put("index/" + "0" * 64, b"garbage")
+    assert not verify(reopen(), "b1").ok
+    repaired = repair_index(reopen())
+    assert repaired.packs == len(store.names("packs/"))
+    assert repaired.unreadable == {}
+    assert verify(reopen(), "b1", level="chunks").ok
+    assert kit.contents(reopen(), "b1") == streams
+
+
+def test_repairing_keeps_what_only_an_old_index_object_knows(
+    repository: Repository, store: Any, reopen: REOPEN, kit: Any
+) -> None:
+    streams = {"data": kit.noise(100_000)}
+    kit.back_up(repository, "b1", **streams)
+    key = store.names("packs/")[0]
+    flip(store, key, len(store.get(key)) - 30)  # Its own index no longer opens.
+    assert repair_index(reopen()).unreadable
+    assert kit.contents(reopen(), "b1") == streams
+
+
+@pytest.mark.parametrize(
+    ("text", "share", "size"),
+    [("5%", 0.05, None), ("1/7", 1 / 7, None), ("10GiB", 0.5, 10 * 2**30), (" 100 % ", 1.0, None)],
+)
+def test_samples(text: str, share: float, size: int | None) -> None:
+    assert Sample.parse(text) == Sample(share, size)
+
+
+@pytest.mark.parametrize("text", ["", "0%", "101%", "1/0", "8/7", "0", "many", "-5%"])
+def test_samples_that_are_none(text: str) -> None:
+    with pytest.raises(Usage):
+        Sample.parse(text)
+
+
+@pytest.mark.parametrize("text", ["1/7", "15%", "2000B"])
+def test_rotating_samples_cover_everything(text: str) -> None:
+    part = Sample.parse(text)
+    sizes = {bytes([n]) * 32: 100 + n for n in range(0, 200, 3)}
+    runs = 7 if "%" in text or "/" in text else -(-sum(sizes.values()) // 2000)
+    cursor, seen = bytes([100]) * 32, set()
+    for _ in range(runs):
+        chosen = choose(sizes, part, cursor)
+        assert sum(sizes[pack] for pack in chosen) < part.of(sum(sizes.values())) + 400
+        seen.update(chosen)
+        cursor = chosen[-1]
+    assert seen == set(sizes)
+
+
+def test_a_sample_is_remembered(
+    repository: Repository, store: Any, reopen: REOPEN, kit: Any
+) -> None:
+    kit.back_up(repository, "b1", data=kit.noise(400_000))
+    packs = len(store.names("packs/"))
+    flip(store, store.names("packs/")[5], 1000)
+    results = [verify(reopen(), "b1", level="chunks", part=Sample.parse("1/4")) for _ in range(4)]
+    assert all(0 < found.packs < packs for found in results)
+    assert [found.ok for found in results].count(False) == 1

@@ -1,0 +1,73 @@
+"""Marking: which stored chunks the manifests that are kept refer to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from vbackup.model.manifest import Artifact, Manifest
+from vbackup.repository.index import ChunkIndex
+from vbackup.repository.reader import ChunkReader
+from vbackup.repository.recipe import parse
+
+
+class Marks:
+    """One flag a stored copy of a chunk. The best copy of a chunk is the one that counts.
+
+    `missing` counts references to chunks that no known pack holds.
+    """
+
+    def __init__(self, index: ChunkIndex, reader: ChunkReader) -> None:
+        index.settle()
+        self._index = index
+        self._reader = reader
+        self._flags = np.zeros(len(index), dtype=np.bool_)
+        self._walked: set[bytes] = set()
+        self.missing = 0
+
+    def manifest(self, manifest: Manifest) -> None:
+        """Mark everything that a backup refers to. Raises Damaged when a recipe cannot be read:
+        then nobody knows what it refers to."""
+        for artifact in manifest.artifacts():
+            self._artifact(artifact)
+
+    def _artifact(self, artifact: Artifact) -> None:
+        level = [(bytes.fromhex(root), artifact.length) for root in artifact.root]
+        self._mark([chunk for chunk, _ in level])
+        for depth in range(artifact.depth, 0, -1):
+            # Backups share most of their recipes: what was walked once need not be read again.
+            fresh = [(chunk, span) for chunk, span in level if chunk not in self._walked]
+            level = []
+            for chunk, span in fresh:
+                entries = parse(self._reader.fetch(chunk), span=span, depth=depth)
+                self._walked.add(chunk)
+                self._mark([entry for entry, _ in entries])
+                if depth > 1:
+                    level += entries
+
+    def _mark(self, chunks: Sequence[bytes]) -> None:
+        if chunks:
+            rows = self._index.rows_of(chunks)
+            self._flags[rows[rows >= 0]] = True
+            self.missing += int((rows < 0).sum())
+
+    def bytes_by_pack(self) -> dict[bytes, int]:
+        """Stored bytes in use, for every known pack."""
+        return self._index.row_bytes(self._flags)
+
+    def offsets(self, pack: bytes) -> set[int]:
+        """Where in this pack the chunks in use begin."""
+        return self._index.row_offsets(self._flags, pack)
+
+    def packs(self) -> set[bytes]:
+        """The packs of which anything is in use."""
+        return {pack for pack, used in self.bytes_by_pack().items() if used}
+
+
+def mark_all(index: ChunkIndex, reader: ChunkReader, manifests: Iterable[Manifest]) -> Marks:
+    """The marks of several backups together."""
+    marks = Marks(index, reader)
+    for manifest in manifests:
+        marks.manifest(manifest)
+    return marks

@@ -1,0 +1,81 @@
+"""One pack read back in full: its hash, its index, every chunk in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+
+from vbackup.errors import Damaged, NotFound
+from vbackup.repository import index as index_objects
+from vbackup.repository.packs import (
+    ENTRY,
+    HEADER,
+    Entries,
+    entries_of,
+    open_chunk,
+    pack_id,
+    pack_key,
+)
+from vbackup.repository.repository import Repository
+
+
+@dataclass(frozen=True, slots=True)
+class PackCheck:
+    """`problem` is empty when every byte is as it was written; else `bad` are the ids of the
+    chunks that cannot be had from this pack."""
+
+    pack: bytes
+    problem: str = ""
+    bad: frozenset[bytes] = frozenset()
+
+
+def check_pack(repository: Repository, pack: bytes) -> PackCheck:
+    """Read the pack; once more when something is wrong, since bytes also flip on the way."""
+    found = _check(repository, pack)
+    return _check(repository, pack) if found.problem else found
+
+
+def _check(repository: Repository, pack: bytes) -> PackCheck:
+    try:
+        data = memoryview(repository.store.get(pack_key(pack)))
+    except NotFound:
+        expected = _indexed_entries(repository, pack)
+        return PackCheck(pack, "the pack is missing", frozenset(map(bytes, expected["id"])))
+    problem = ""
+    if pack_id(data) != pack or data[: len(HEADER)] != HEADER:
+        problem = "the pack's bytes are not those that were written"
+    try:
+        entries = entries_of(repository.seal, data, len(data))
+    except Damaged as error:
+        # The chunks may still be good, and the repository's index lead to them.
+        problem, entries = str(error), _indexed_entries(repository, pack)
+    bad = frozenset(_bad(repository, data, entries))
+    if bad and not problem:
+        problem = f"{len(bad)} chunks do not hold what their ids say"
+    return PackCheck(pack, problem, bad)
+
+
+def _bad(repository: Repository, data: memoryview, entries: Entries) -> Iterator[bytes]:
+    for entry in entries:
+        chunk, offset, stored = bytes(entry["id"]), int(entry["offset"]), int(entry["stored"])
+        blob = data[offset : offset + stored]
+        codec, length = int(entry["codec"]), int(entry["length"])
+        try:
+            open_chunk(repository.seal, repository.hasher, chunk, codec, length, blob)
+        except Damaged:
+            yield chunk
+
+
+def _indexed_entries(repository: Repository, pack: bytes) -> Entries:
+    """What the index objects say of a pack whose own index is lost."""
+    for stat in repository.store.scan(index_objects.PREFIX):
+        with suppress(Damaged, NotFound):
+            for found, _, entries in index_objects.read(
+                repository.store, repository.seal, stat.key
+            ):
+                if found == pack:
+                    return entries
+    return np.empty(0, dtype=ENTRY)

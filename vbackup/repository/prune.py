@@ -1,0 +1,123 @@
+"""Prune: the retention policy applied, and everything that no backup needs removed.
+
+Delete order: manifests, indexes, packs; a crash anywhere leaves whole backups and garbage that
+the next prune finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from vbackup.config import RetentionConfig
+from vbackup.errors import Damaged, NotFound
+from vbackup.model.manifest import Manifest
+from vbackup.ports import ObjectStore
+from vbackup.repository import listing, retention
+from vbackup.repository import manifest as manifests
+from vbackup.repository.catalog import Catalog
+from vbackup.repository.marks import Marks
+from vbackup.repository.repository import Repository
+from vbackup.repository.retention import Decision
+from vbackup.repository.sweep import Deferred, Sweep, SweepResult, delete, no_writers
+
+
+@dataclass(frozen=True, slots=True)
+class PruneOptions:
+    """`grace`: packs that no backup ever referred to are kept this many seconds, because an
+    interrupted backup continues from them. `repack_below`: packs of which a smaller share is in
+    use are rewritten."""
+
+    dry_run: bool = False
+    grace: float = 86_400.0
+    repack_below: float = 0.5
+
+
+@dataclass(slots=True)
+class PruneReport:
+    """What a prune did, or in a dry run would do.
+
+    `removed` are backup ids; `refused` are objects that the store would not delete (Object
+    Lock), with its reason; `deferred` says why packs stay for the next prune, when they do."""
+
+    dry_run: bool
+    decisions: list[Decision]
+    removed: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    packs: SweepResult = field(default_factory=SweepResult)
+    deferred: str = ""
+
+
+def prune(
+    repository: Repository, policy: RetentionConfig, options: PruneOptions | None = None
+) -> PruneReport:
+    """Apply the policy, then sweep. Holds the `pruner` lease. Raises Locked."""
+    options = options or PruneOptions()
+    with repository.lease("pruner"):
+        decisions = retention.decide(repository.backups(), policy)
+        report = PruneReport(options.dry_run, decisions)
+        try:
+            no_writers(repository)
+        except Deferred as reason:
+            report.deferred = str(reason)
+        going = _load(repository, [item.backup.id for item in decisions if not item.keep])
+        catalog = repository.load_catalog()
+        freed = _referred(repository, catalog, going)
+        _remove_backups(repository.store, going, report)
+        if not report.deferred:
+            _sweep(repository, catalog, freed, options, report)
+    return report
+
+
+def _load(repository: Repository, ids: Sequence[str]) -> list[Manifest]:
+    loaded = []
+    for backup_id in ids:
+        with suppress(NotFound):
+            loaded.append(repository.load(backup_id))
+    return loaded
+
+
+def _referred(repository: Repository, catalog: Catalog, going: Sequence[Manifest]) -> set[bytes]:
+    """The packs that the backups to remove refer to, as far as their recipes can be read."""
+    marks = Marks(catalog.index, repository.reader)
+    for manifest in going:
+        with suppress(Damaged):
+            marks.manifest(manifest)
+    return marks.packs()
+
+
+def _remove_backups(store: ObjectStore, going: Sequence[Manifest], report: PruneReport) -> None:
+    keys = {manifests.manifest_key(manifest.id): manifest.id for manifest in going}
+    if report.dry_run:
+        report.removed = list(keys.values())
+        return
+    report.refused |= delete(store, keys)
+    report.removed = [backup_id for key, backup_id in keys.items() if key not in report.refused]
+    report.refused |= delete(store, _beside_no_manifest(store))
+
+
+def _beside_no_manifest(store: ObjectStore) -> list[str]:
+    """Check records and pins of backups that are gone."""
+    found = [stat.key for stat in store.scan(manifests.PREFIX)]
+    alive = {key.split("/")[1] for key in found if key.endswith("/manifest")}
+    return [key for key in found if key.split("/")[1] not in alive]
+
+
+def _sweep(
+    repository: Repository,
+    catalog: Catalog,
+    freed: set[bytes],
+    options: PruneOptions,
+    report: PruneReport,
+) -> None:
+    kept = [item for item in listing.ids(repository.store) if item not in report.removed]
+    try:
+        sweep = Sweep(repository, catalog, kept)
+        plan = sweep.plan(freed, grace=options.grace, repack_below=options.repack_below)
+        report.packs = plan.result()
+        if not options.dry_run:
+            report.packs = sweep.carry_out(plan)
+            report.refused |= report.packs.refused
+    except Deferred as reason:
+        report.deferred = str(reason)
