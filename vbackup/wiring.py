@@ -202,10 +202,14 @@ def restore(
 ) -> RestoreResult:
     """Restore one backup into the configured servers; by default under new names."""
     from vbackup.engine.restoreplan import RestoreOptions
+    from vbackup.qdrant.target import QdrantTarget
 
     asked = options or RestoreOptions()
     run = restorer(config, reporter, clock, only=asked.only)
-    return run.run(run.plan(backup_id, asked), asked)
+    with ExitStack() as stack:
+        if isinstance(run.points, QdrantTarget):
+            stack.callback(run.points.close)
+        return run.run(run.plan(backup_id, asked), asked)
 
 
 def switch(
