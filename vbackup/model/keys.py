@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from datetime import date, time
+from decimal import Decimal
 
 _UUID_TEXT = re.compile(
     r"(?:urn:uuid:)?\{?([0-9a-f]{8})-?([0-9a-f]{4})-?([0-9a-f]{4})-?([0-9a-f]{4})-?([0-9a-f]{12})\}?",
     re.IGNORECASE,
 )
+_UUID_SIZED = 10**31
 
 
 def canonical(value: object) -> str | None:
     """The canonical text of one key or version value; None for null.
 
-    Integers (and floats without a fraction) become decimal text, every UUID spelling becomes
-    lower-case with dashes, booleans and JSON containers their compact JSON. Any other text
-    stays as it is: the text "007" is not the integer 7.
+    Integers (and floats and decimals without a fraction) become decimal text, every UUID
+    spelling becomes lower-case with dashes, times ISO 8601, bytes hexadecimal, booleans and
+    JSON containers their compact JSON. Any other text stays as it is: the text "007" is not
+    the integer 7.
     """
     if value is None:
         return None
@@ -29,9 +33,22 @@ def canonical(value: object) -> str | None:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):
-        return str(value)
+        # 32 digits read as a UUID when they come as text, so they do when they come as a number.
+        return str(value) if abs(value) < _UUID_SIZED else canonical(str(value))
     if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else repr(value)
+        return canonical(int(value)) if value.is_integer() else repr(value)
+    return canonical(_other(value))
+
+
+def _other(value: object) -> str:
+    """The text of what is neither text nor a plain number."""
+    if isinstance(value, Decimal):
+        whole = value.is_finite() and value == value.to_integral_value()
+        return str(int(value)) if whole else str(value)
+    if isinstance(value, (date, time)):
+        return value.isoformat()
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value).hex()
     if isinstance(value, (dict, list)):
         return json.dumps(value, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
     return str(value)

@@ -52,12 +52,12 @@ class PayloadPath:
                     return None
                 try:
                     value = json.loads(value)
-                except ValueError:
+                except (ValueError, RecursionError):
                     return None
             elif isinstance(value, Mapping):
                 value = value.get(step)
-            elif isinstance(value, list) and step.isdigit() and int(step) < len(value):
-                value = value[int(step)]
+            elif isinstance(value, list):
+                value = _element(value, step)
             else:
                 return None
         return value
@@ -67,6 +67,13 @@ class PayloadPath:
         for step in self.steps:
             text += step if step == JSON_STEP or not text else f".{step}"
         return text
+
+
+def _element(values: list[object], step: str) -> object:
+    """The element of an array that a step names by its position; None when there is none."""
+    if not (step.isascii() and step.isdigit() and len(step) < 10):
+        return None
+    return values[int(step)] if int(step) < len(values) else None
 
 
 @dataclass(frozen=True, slots=True)
