@@ -22,6 +22,7 @@ from psycopg import sql
 
 from vbackup.errors import NotFound
 from vbackup.sandbox.loopback import request
+from vbackup.sandbox.postgres_binaries import client_tools
 from vbackup.sandbox.provider import Provider
 from vbackup.sandbox.servers import PostgresServer, QdrantServer, S3Server
 
@@ -80,7 +81,10 @@ def _given_postgres() -> PostgresServer | None:
     with psycopg.connect(dsn) as connection:
         given = psycopg.conninfo.conninfo_to_dict(dsn)
         info = connection.info
-        version = connection.execute("SHOW server_version").fetchone()
+        row = connection.execute(
+            "SELECT current_setting('server_version'), current_setting('wal_level')"
+        ).fetchone()
+        version, wal_level = row or ("0", "")
         known = ("host", "port", "user", "password", "dbname")
         rest = {name: str(value) for name, value in given.items() if name not in known}
         return PostgresServer(
@@ -88,8 +92,10 @@ def _given_postgres() -> PostgresServer | None:
             info.port,
             info.user,
             info.password,
-            version=version[0].split()[0] if version else "0",
+            version=version.split()[0],
+            bin_dir=client_tools(info.server_version // 10000),
             query=urlencode(rest),
+            logical=wal_level == "logical",
         )
 
 

@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from vbackup.errors import Failed, NotFound
+from vbackup.errors import Failed
 from vbackup.sandbox.loopback import request
 from vbackup.sandbox.postgres import USER
-from vbackup.sandbox.postgres_binaries import find_binaries
+from vbackup.sandbox.postgres_binaries import client_tools
 from vbackup.sandbox.servers import PostgresServer, QdrantServer
 
 _POSTGRES_IMAGE = "pgvector/pgvector:pg{major}"
@@ -56,16 +56,9 @@ def postgres_container(major: int, *, logical: bool = True) -> Iterator[Postgres
             USER,
             password,
             version=said.split("(PostgreSQL)")[1].split()[0],
-            bin_dir=_client_tools(major),
+            bin_dir=client_tools(major),
+            logical=logical,
         )
-
-
-def _client_tools(major: int) -> str | None:
-    """The container's own tools cannot be called from here."""
-    try:
-        return str(find_binaries(major).directory)
-    except NotFound:
-        return None
 
 
 @contextlib.contextmanager

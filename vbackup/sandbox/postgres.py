@@ -50,7 +50,7 @@ _SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class PostgresOptions:
-    """Which server and how. `logical` sets wal_level=logical; `settings` win over everything."""
+    """Which server and how. `logical` is about wal_level; `settings` win over all but the port."""
 
     major: int = DEFAULT_MAJOR
     bin_dir: Path | None = None
@@ -75,6 +75,7 @@ def start_postgres(options: PostgresOptions, ledger: Ledger) -> PostgresServer:
         version=binaries.version,
         bin_dir=str(binaries.directory),
         data_dir=str(home / "data"),
+        logical=_settings(options, port)["wal_level"] == "logical",
     )
 
 
@@ -130,11 +131,8 @@ def _start(
     binaries: Binaries, home: Path, port: int, options: PostgresOptions, ledger: Ledger
 ) -> int:
     data = home / "data"
-    settings = {**_SETTINGS, "port": str(port)}
-    settings["wal_level"] = "logical" if options.logical else "replica"
-    settings.update(options.settings)
     command = [binaries.tool("postgres"), "-D", str(data)]
-    for name, value in settings.items():
+    for name, value in _settings(options, port).items():
         command += ["-c", f"{name}={value}"]
     log = ledger.directory / "postgres.log"
     log.unlink(missing_ok=True)
@@ -154,6 +152,11 @@ def _start(
     ledger.started(server)
     wait_ready(server)
     return port
+
+
+def _settings(options: PostgresOptions, port: int) -> dict[str, str]:
+    wal_level = "logical" if options.logical else "replica"
+    return {**_SETTINGS, "wal_level": wal_level, **options.settings, "port": str(port)}
 
 
 def _environment(home: Path) -> dict[str, str]:

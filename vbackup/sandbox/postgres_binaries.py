@@ -53,6 +53,14 @@ def find_binaries(major: int | None = DEFAULT_MAJOR, bin_dir: Path | None = None
     )
 
 
+def client_tools(major: int) -> str | None:
+    """The programs here that fit a server elsewhere (yours, a container); None without any."""
+    try:
+        return str(find_binaries(major).directory)
+    except NotFound:
+        return None
+
+
 def _directories() -> Iterator[Path]:
     spec = find_spec(_WHEEL)  # not imported: the import would set up its own server registry
     for location in (spec.submodule_search_locations or []) if spec else []:

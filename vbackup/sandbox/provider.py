@@ -64,7 +64,9 @@ class Provider:
     def postgres(self, major: int | None = None, *, logical: bool = True) -> PostgresServer:
         """A server of that major version; None: the given one, else the default."""
         given = self._given_postgres
-        if given is not None and major in (None, given.major):
+        if given is not None and (
+            major is None or (major == given.major and logical <= given.logical)
+        ):
             return given
         options = PostgresOptions(logical=logical)
         if major is not None:

@@ -11,7 +11,8 @@ class PostgresServer:
     """A PostgreSQL server. `version` is what it says of itself ("16.14"); the user is superuser.
 
     `bin_dir` holds its client tools (pg_dump, pg_restore, psql), None when none are known.
-    `data_dir` is None for servers that vbackup did not start from binaries.
+    `data_dir` is None for servers that vbackup did not start from binaries. `logical` tells
+    whether wal_level is logical; `query` is appended to every DSN ("sslmode=require").
     """
 
     host: str
@@ -22,6 +23,7 @@ class PostgresServer:
     bin_dir: str | None = None
     data_dir: str | None = None
     query: str = ""
+    logical: bool = False
 
     @property
     def major(self) -> int:

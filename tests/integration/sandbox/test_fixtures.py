@@ -49,9 +49,10 @@ def test_a_wrong_password_is_refused(postgres_server: PostgresServer) -> None:
 
 
 def test_a_database_with_a_prepared_transaction_and_a_slot_is_dropped(
-    postgres_server: PostgresServer, new_database: Callable[[PostgresServer], str]
+    postgres_servers: Callable[[int], PostgresServer],
+    new_database: Callable[[PostgresServer], str],
 ) -> None:
-    with psycopg.connect(new_database(postgres_server), autocommit=True) as connection:
+    with psycopg.connect(new_database(postgres_servers(16)), autocommit=True) as connection:
         connection.execute("CREATE TABLE t (id int)")
         connection.execute("SELECT pg_create_logical_replication_slot('s', 'pgoutput')")
         connection.execute("BEGIN")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +17,7 @@ from vbackup.sandbox.provider import Provider
 from vbackup.sandbox.sandbox import Options
 from vbackup.sandbox.servers import PostgresServer, QdrantServer, S3Server
 
-POSTGRES = PostgresServer("db.example", 5432, "me", "", version="16.3")
+POSTGRES = PostgresServer("db.example", 5432, "me", "", version="16.3", logical=True)
 QDRANT = QdrantServer(("http://q.example:6333",), "1.17.0")
 S3 = S3Server("http://s3.example", "mine", "id", "key")
 
@@ -86,6 +87,14 @@ def test_a_given_server_of_another_kind_is_passed_over(starts: Starts) -> None:
         assert given.qdrant("1.17.0", api_key=True).api_key
         assert given.qdrant("1.17.0", cluster=True).clustered
     assert len(starts.asked) == 5
+
+
+def test_a_given_server_without_logical_decoding_is_only_the_default(starts: Starts) -> None:
+    plain = dataclasses.replace(POSTGRES, logical=False)
+    with Provider(postgres=plain, containers=True) as given:
+        assert given.postgres() is plain
+        assert given.postgres(16, logical=False) is plain
+        assert given.postgres(16) is not plain
 
 
 def test_each_server_is_started_once_and_stopped_at_the_end(starts: Starts) -> None:
