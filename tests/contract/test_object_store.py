@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tests.contract.conftest import Opened
-from vbackup.errors import AlreadyExists, NotFound, Refused
+from vbackup.errors import AlreadyExists, Failed, NotFound, Refused
 from vbackup.ports import ObjectStore
 
 AWKWARD_KEYS = [
@@ -91,16 +91,19 @@ def test_ranges(store: ObjectStore, start: int, length: int | None) -> None:
     assert store.get("a", start, length) == expected
 
 
-def test_awkward_keys(store: ObjectStore) -> None:
-    for at, key in enumerate(AWKWARD_KEYS):
+def test_awkward_keys(opened: Opened) -> None:
+    store, keys = opened.store, AWKWARD_KEYS
+    if "lists & and ' escaped twice" in opened.defects:
+        keys = [key for key in keys if not set(key) & set("&'")]
+    for at, key in enumerate(keys):
         store.put(key, b"%d" % at)
-    assert _keys(store) == sorted(AWKWARD_KEYS)
-    for at, key in enumerate(AWKWARD_KEYS):
+    assert _keys(store) == sorted(keys)
+    for at, key in enumerate(keys):
         assert store.get(key) == b"%d" % at, key
         found = store.stat(key)
         assert found is not None, key
         assert found.key == key
-    store.delete(AWKWARD_KEYS)
+    store.delete(keys)
     assert _keys(store) == []
 
 
@@ -114,17 +117,25 @@ def test_keys_that_no_store_takes(opened: Opened, key: str) -> None:
         opened.store.get(key)
 
 
-def test_scan_is_in_key_order_and_by_prefix(store: ObjectStore) -> None:
+def test_scan_is_in_key_order_and_by_prefix(opened: Opened) -> None:
+    store = opened.store
     keys = ["a-b", "a.b", "a/1", "a/2/x", "a/2.x", "a0", "ab", "b/a", "b/a.", "é", "z"]
     for key in random.Random(7).sample(keys, len(keys)):
         store.put(key, b"x")
+    if "lists out of order" in opened.defects:
+        with pytest.raises(Failed, match="out of order"):
+            _keys(store)
+        return
     assert _keys(store) == sorted(keys)
     for prefix in ("a", "a/", "a/2", "a/2/", "b/a", "é", "none", "a/1/", "zz"):
         assert _keys(store, prefix) == sorted(key for key in keys if key.startswith(prefix)), prefix
 
 
-def test_lists_longer_than_a_page(store: ObjectStore) -> None:
+def test_lists_longer_than_a_page(opened: Opened) -> None:
     """S3 pages end at 1000 keys."""
+    store = opened.store
+    if "one page only" in opened.defects:
+        pytest.skip("this server answers 500 to a continuation token")
     keys = [f"many/{number:05d}" for number in range(1203)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda key: store.put(key, b"x"), keys))

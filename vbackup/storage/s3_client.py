@@ -13,6 +13,7 @@ import os
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import botocore.session
+from botocore.awsrequest import AWSRequest
 from botocore.config import Config as ClientConfig
 from pydantic import SecretStr
 
@@ -115,13 +116,13 @@ def _adapt(client: Any, endpoint: str | None) -> None:  # Any: botocore ships no
     events = client.meta.events
     if endpoint is not None:
         # AWS says no before the body is sent; other servers ignore the question, 1 s each time.
-        events.register_last("before-call.s3.PutObject", _without_expect)
+        events.register("before-sign.s3.PutObject", _without_expect)
     # Required by older servers, whatever newer checksum is sent as well.
-    events.register_last("before-call.s3.DeleteObjects", _with_md5)
+    events.register("before-call.s3.DeleteObjects", _with_md5)
 
 
-def _without_expect(params: dict[str, Any], **_: object) -> None:
-    params["headers"].pop("Expect", None)
+def _without_expect(request: AWSRequest, **_: object) -> None:
+    del request.headers["Expect"]  # a mail header block: absent is fine
 
 
 def _with_md5(params: dict[str, Any], **_: object) -> None:

@@ -49,7 +49,7 @@ def read_checked(
     expected, offset = _announced(answer, wanted, what)
     # Entering the body gives urllib3's response; leaving it closes what was not read to the end.
     with cast("AbstractContextManager[_Raw]", answer["Body"]) as raw:
-        data = _drain(raw, expected, guard, what)
+        data = _drain(raw, expected, guard, what) if expected else b""
     if offset:
         data = data[offset:]
     return data if wanted.length is None else data[: wanted.length]
@@ -65,6 +65,8 @@ def _announced(answer: GetObjectOutputTypeDef, wanted: ByteRange, what: str) -> 
     found = _CONTENT_RANGE.fullmatch(answer.get("ContentRange", ""))
     if found is None:
         raise Failed(f"cannot read {what}: a partial answer without a Content-Range")
+    if found[3] == "0":  # some servers say "0-0/0", and even announce a byte
+        return 0, 0
     first, last = int(found[1]), int(found[2])
     end = last + 1 if found[3] == "*" else int(found[3])
     wished = end if wanted.length is None else min(end, wanted.start + wanted.length)

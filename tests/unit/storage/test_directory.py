@@ -21,7 +21,6 @@ from vbackup.errors import (
     Usage,
     VbackupError,
 )
-from vbackup.storage import filesystem
 from vbackup.storage.directory import STALE_AFTER, TEMPORARY_PREFIX, DirectoryStore
 from vbackup.storage.filesystem import translate
 
@@ -181,7 +180,7 @@ def test_without_hard_links_names_are_reserved(
     def unsupported(*args: object) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
-    monkeypatch.setattr(filesystem.os, "link", unsupported)
+    monkeypatch.setattr(os, "link", unsupported)
     store.put("a/b", b"first", if_absent=True)
     with pytest.raises(AlreadyExists):
         store.put("a/b", b"second", if_absent=True)
@@ -198,7 +197,7 @@ def test_a_link_whose_reply_was_lost_counts_as_made(
         real(source, target)
         raise FileExistsError(errno.EEXIST, "File exists")
 
-    monkeypatch.setattr(filesystem.os, "link", linked_but_refused)
+    monkeypatch.setattr(os, "link", linked_but_refused)
     store.put("a", b"1", if_absent=True)
     assert store.get("a") == b"1"
 
@@ -206,7 +205,8 @@ def test_a_link_whose_reply_was_lost_counts_as_made(
 def test_a_directory_that_a_delete_removed_meanwhile_is_made_again(
     store: DirectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = os.open, []
+    real = os.open
+    calls: list[Path] = []
 
     def racing(path: Path, flags: int, mode: int = 0o777) -> int:
         if flags & os.O_EXCL and not calls:
