@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from vbackup.config import Config, LinkConfig, PointConfig, RowsConfig
+from vbackup.config import PAYLOAD, Config, LinkConfig
 from vbackup.errors import Usage
 from vbackup.model.link import Link, PayloadPath, RowSource
-
-_PAYLOAD = "payload:"
-_COLUMNS = ("where", "live", "version", "count", "tenant")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,97 +28,44 @@ class Resolution:
 
 
 def links_of(config: Config) -> tuple[Link, ...]:
-    """The links of a configuration. Raises Usage that names every mistake by its key path."""
-    mistakes: list[str] = []
-    links = [_link(entry, f"link[{number}]", mistakes) for number, entry in enumerate(config.link)]
-    names = [entry.name for entry in config.link]
-    mistakes += [
-        f"link[{number}].name: {name!r} is taken by an earlier link"
-        for number, name in enumerate(names)
-        if name in names[:number]
+    """The links of a configuration, each of which is valid by itself (config.LinkConfig).
+
+    Raises Usage that names every mistake between them by its key path."""
+    mistakes = [
+        f"link[{number}].{mistake}"
+        for number, entry in enumerate(config.link)
+        for mistake in _mistakes(entry, config.link[:number])
     ]
     if mistakes:
         raise Usage("; ".join(mistakes), hint="correct [[link]] in the configuration file")
-    return tuple(links)
+    return tuple(_link(entry) for entry in config.link)
 
 
-def _link(entry: LinkConfig, path: str, mistakes: list[str]) -> Link:
-    _check_rows(entry, path, mistakes)
-    ref = _refs(entry.point, f"{path}.point.ref", mistakes)
-    if not entry.name:
-        mistakes.append(f"{path}.name: is empty")
-    if not entry.collection.strip():
-        mistakes.append(f"{path}.collection: is empty")
-    _check_parts(entry, len(ref) or 1, path, mistakes)
+def _mistakes(entry: LinkConfig, earlier: Sequence[LinkConfig]) -> Iterator[str]:
+    if any(other.name == entry.name for other in earlier):
+        yield f"name: {entry.name!r} is taken by an earlier link"
+    if len({source.version is None for source in entry.rows if source.table}) > 1:
+        yield "rows: either all tables say a version or none does"
+
+
+def _link(entry: LinkConfig) -> Link:
+    point = entry.point
     return Link(
         name=entry.name,
         collection=entry.collection,
         rows=tuple(RowSource(**source.model_dump()) for source in entry.rows),
-        ref=ref,
-        version=_path(entry.point.version, f"{path}.point.version", mistakes),
-        cardinality=entry.point.cardinality,
-        filter=dict(entry.point.filter),
-        must_not=dict(entry.point.must_not),
-        tenant=_path(entry.point.tenant, f"{path}.point.tenant", mistakes),
+        ref=() if point.ref == ("id",) else tuple(_path(ref) for ref in point.ref),
+        version=_path(point.version) if point.version else None,
+        cardinality=point.cardinality,
+        filter=dict(point.filter),
+        must_not=dict(point.must_not),
+        tenant=_path(point.tenant) if point.tenant else None,
         not_live=entry.not_live,
     )
 
 
-def _check_rows(entry: LinkConfig, path: str, mistakes: list[str]) -> None:
-    if not entry.rows:
-        mistakes.append(f"{path}.rows: needs a table or an sql")
-    for number, source in enumerate(entry.rows):
-        mistakes += [f"{path}.rows[{number}]{text}" for text in _source_mistakes(source)]
-    tables = [source for source in entry.rows if source.table]
-    if len({source.version is None for source in tables}) > 1:
-        mistakes.append(f"{path}.rows: either all tables say a version or none does")
-
-
-def _source_mistakes(source: RowsConfig) -> list[str]:
-    if bool(source.table) == bool(source.sql):
-        return [": needs either table or sql"]
-    if source.table:
-        return [] if source.key else [".key: is missing"]
-    return [
-        f".{name}: does not go with sql; select it as a column"
-        for name in _COLUMNS
-        if getattr(source, name) is not None
-    ]
-
-
-def _check_parts(entry: LinkConfig, parts: int, path: str, mistakes: list[str]) -> None:
-    """A composite key needs as many references as columns."""
-    for number, source in enumerate(entry.rows):
-        if source.key and len(source.key) != parts:
-            mistakes.append(
-                f"{path}.rows[{number}].key: has {len(source.key)} parts, but point.ref has {parts}"
-            )
-
-
-def _refs(point: PointConfig, path: str, mistakes: list[str]) -> tuple[PayloadPath, ...]:
-    if point.ref == ("id",):
-        return ()
-    if not point.ref:
-        mistakes.append(f"{path}: is empty")
-    found = []
-    for text in point.ref:
-        if text == "id":
-            mistakes.append(f"{path}: `id` cannot be one part of a composite reference")
-        elif not text.startswith(_PAYLOAD):
-            mistakes.append(f"{path}: {text!r} is neither `id` nor `payload:<path>`")
-        elif (parsed := _path(text, path, mistakes)) is not None:
-            found.append(parsed)
-    return tuple(found)
-
-
-def _path(text: str | None, path: str, mistakes: list[str]) -> PayloadPath | None:
-    if text is None:
-        return None
-    try:
-        return PayloadPath.parse(text.removeprefix(_PAYLOAD))
-    except ValueError as error:
-        mistakes.append(f"{path}: {error}")
-        return None
+def _path(text: str) -> PayloadPath:
+    return PayloadPath.parse(text.removeprefix(PAYLOAD))
 
 
 def resolve(

@@ -284,7 +284,7 @@ def _one_row_a_key(rows: Records, group: I64) -> tuple[Records, I64, int]:
     if _first(group[order]).all():
         return rows, group, 0
     order = np.lexsort(
-        (rows["tenant"], -rows["count"], ~rows["version"], rows["version_kind"], ~live, group)
+        (rows["tenant"], -rows["count"], ~rows["version"], ~rows["version_kind"], ~live, group)
     )
     first = _first(group[order])
     taken = order[np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))]

@@ -6,14 +6,17 @@ import random
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vbackup.engine.compare import Comparison, ComparisonResult
+from vbackup.errors import Failed, Usage
 from vbackup.model.blocks import PointBlock, PointId, RowBlock
 from vbackup.model.finding import Finding
 from vbackup.model.keys import composite
@@ -268,3 +271,180 @@ def test_order_blocks_and_memory_change_nothing(pair: Pair, chance: random.Rando
         other.digest,
         other.points_digest,
     )
+
+
+# ------------------------------------------------------------ one thing at a time
+
+LINK = Link(
+    name="documents",
+    collection="*",
+    rows=(RowSource(table="t", key=("id",), version="v"),),
+    version=PayloadPath.parse("version"),
+)
+
+
+@pytest.fixture
+def comparison(tmp_path: Path) -> Iterator[Comparison]:
+    with Comparison(LINK, tmp_path) as made:
+        yield made
+
+
+def test_evidence_of_a_finding(comparison: Comparison) -> None:
+    comparison.add_rows(RowBlock(["7"], ["2026-01-01 00:00:00+00"], tenants=["red"]))
+    comparison.add_points("alpha", PointBlock([7], ["7"], ["2025-12-31T00:00:00Z"]))
+    result = comparison.finish()
+    assert list(result.findings) == [
+        Finding(
+            kind="stale",
+            link="documents",
+            collection="alpha",
+            key="7",
+            point=7,
+            row_version="2026-01-01 00:00:00+00",
+            point_version="2025-12-31T00:00:00Z",
+            tenant="red",
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "point", "kind", "detail"),
+    [
+        ("2", "10", "ahead", ""),
+        ("v1", "v2", "stale", "differs"),
+        ("2", "2026-01-01T00:00:00Z", "stale", "differs"),
+        (None, "1", "stale", "the row has no version"),
+        ("1", None, "stale", "the point has no version"),
+    ],
+)
+def test_what_differs_and_how(
+    comparison: Comparison, row: str | None, point: str | None, kind: str, detail: str
+) -> None:
+    comparison.add_rows(RowBlock(["1"], [row]))
+    comparison.add_points("alpha", PointBlock([1], ["1"], [point]))
+    (finding,) = comparison.finish().findings
+    assert (finding.kind, finding.detail) == (kind, detail)
+
+
+@pytest.mark.parametrize(
+    ("row", "point"), [(None, None), ("2026-01-01 01:00:00+01", "2026-01-01T00:00:00.000Z")]
+)
+def test_what_is_equal_in_another_spelling(
+    comparison: Comparison, row: str | None, point: str | None
+) -> None:
+    comparison.add_rows(RowBlock(["1"], [row]))
+    comparison.add_points("alpha", PointBlock([1], ["1"], [point]))
+    assert comparison.finish().report.clean
+
+
+def test_versions_that_only_one_side_says_are_not_compared(tmp_path: Path) -> None:
+    for link in (replace(LINK, version=None), LINK):
+        with Comparison(link, tmp_path) as comparison:
+            comparison.add_rows(RowBlock(["1"], ["5"] if link.version is None else None))
+            comparison.add_points("alpha", PointBlock([1], ["1"], ["6"]))
+            assert comparison.finish().report.clean
+
+
+def test_a_row_that_sources_repeat_counts_once_live_and_newest(comparison: Comparison) -> None:
+    comparison.add_rows(RowBlock(["1", "2", "3"], ["1", "1", "1"], [True, True, False]))
+    comparison.add_rows(RowBlock(["1", "2", "3"], ["1", "2", "9"], [True, False, False]))
+    comparison.add_points("alpha", PointBlock([1, 2, 3], ["1", "2", "3"], ["1", "1", "1"]))
+    result = comparison.finish()
+    assert result.report.rows == 3
+    assert [(f.kind, f.key, f.row_version) for f in result.findings] == [("not_live", "3", "9")]
+    assert result.report.warnings == [
+        "2 rows repeat a key with another version or state:"
+        " the live one with the newest version counts"
+    ]
+
+
+def test_of_two_live_versions_the_newest_counts(comparison: Comparison) -> None:
+    comparison.add_rows(RowBlock(["1"] * 3, ["9", "10", None]))
+    comparison.add_points("alpha", PointBlock([1], ["1"], ["9"]))
+    assert [(f.kind, f.row_version) for f in comparison.finish().findings] == [("stale", "10")]
+
+
+def test_rows_may_name_their_collection_by_an_alias(tmp_path: Path) -> None:
+    with Comparison(LINK, tmp_path, aliases={"docs": "alpha"}) as comparison:
+        comparison.add_rows(RowBlock(["1", "2"], ["1", "1"], collections=["docs", None]))
+        comparison.add_points("alpha", PointBlock([1], ["1"], ["1"]))
+        assert [(f.kind, f.key, f.collection) for f in comparison.finish().findings] == [
+            ("missing", "2", "")
+        ]
+
+
+def test_a_key_may_live_in_two_collections(comparison: Comparison) -> None:
+    comparison.add_rows(RowBlock(["1", "1"], ["1", "2"], collections=["alpha", "beta"]))
+    comparison.add_points("alpha", PointBlock([1], ["1"], ["1"]))
+    comparison.add_points("beta", PointBlock([1], ["1"], ["1"]))
+    result = comparison.finish()
+    assert [(f.kind, f.collection) for f in result.findings] == [("stale", "beta")]
+    assert result.report.warnings == []
+
+
+def test_either_all_sources_name_a_collection_or_none(comparison: Comparison) -> None:
+    comparison.add_rows(RowBlock(["1"], collections=["alpha"]))
+    comparison.add_rows(RowBlock(["2"]))
+    with pytest.raises(Usage, match="others do not"):
+        comparison.finish()
+
+
+def test_sides_may_come_from_several_threads_and_partitions_from_an_executor(
+    tmp_path: Path,
+) -> None:
+    keys = [str(number) for number in range(30_000)]
+    with (
+        ThreadPoolExecutor(3) as pool,
+        Comparison(LINK, tmp_path, pool, memory=200_000) as comparison,
+    ):
+
+        def add(at: int) -> None:
+            part = keys[at : at + 1_000]
+            comparison.add_rows(RowBlock(part, ["1"] * len(part)))
+            comparison.add_points(
+                "alpha", PointBlock([int(k) for k in part[:-1]], part[:-1], ["1"] * (len(part) - 1))
+            )
+
+        list(pool.map(add, range(0, len(keys), 1_000)))
+        result = comparison.finish()
+        assert sorted(int(f.key or 0) for f in result.findings) == list(range(999, 30_000, 1_000))
+        assert (result.report.rows, result.report.points) == (30_000, 29_970)
+        assert len(list(tmp_path.iterdir())) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failing_merge_is_raised_and_leaves_nothing(tmp_path: Path) -> None:
+    with (
+        ThreadPoolExecutor(2) as pool,
+        Comparison(LINK, tmp_path, pool, memory=1_000) as comparison,
+    ):
+        comparison.add_rows(RowBlock([str(n) for n in range(500)]))
+        (rows,) = tmp_path.glob("*/rows")
+        rows.write_bytes(b"")
+        with pytest.raises(Failed, match="shorter than what was written"):
+            comparison.finish()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_digests_agree_exactly_when_the_pair_does(tmp_path: Path) -> None:
+    def digests(rows: dict[str, str], points: dict[str, str]) -> tuple[str, str]:
+        with Comparison(LINK, tmp_path) as comparison:
+            comparison.add_rows(RowBlock(list(rows), list(rows.values())))
+            comparison.add_points(
+                "alpha", PointBlock([int(k) for k in points], list(points), list(points.values()))
+            )
+            result = comparison.finish()
+            return result.digest, result.points_digest
+
+    one = {"1": "1", "2": "2"}
+    same, swapped = digests(one, dict(reversed(one.items()))), digests(one, {"1": "2", "2": "1"})
+    assert same[0] == same[1] == swapped[0]
+    assert swapped[0] != swapped[1]
+    assert digests({"1": "1"}, {})[1] == "0" * 32
+    assert len({same[0], digests({"1": "1"}, {})[0], digests({"12": ""}, {})[0]}) == 3
+
+
+def test_rows_that_are_not_live_do_not_enter_the_digest(tmp_path: Path) -> None:
+    with Comparison(LINK, tmp_path) as comparison:
+        comparison.add_rows(RowBlock(["1"], ["1"], [False]))
+        assert comparison.finish().digest == "0" * 32

@@ -241,7 +241,7 @@ def test_a_file_that_cannot_be_written_stops_before_the_delete(
     assert pair.deleted == []
 
 
-@pytest.mark.parametrize("seed", range(150))
+@pytest.mark.parametrize("seed", range(80))
 @pytest.mark.parametrize("cardinality", ["one", "many"])
 def test_writers_at_every_moment_lose_no_point(
     pair: Any, tmp_path: Path, seed: int, cardinality: str
