@@ -25,7 +25,7 @@ _PATH = click.Path(path_type=Path)
 _KINDS = ("missing", "orphans", "stale", "ahead", "not_live", "wrong_vector")
 
 
-@options.command("demo")
+@options.command("demo", short_help="Watch the whole story on a sandbox, in about a minute.")
 @click.option("--keep", is_flag=True, help="Leave the servers up, with commands to try next.")
 @click.option(
     "--dir",
