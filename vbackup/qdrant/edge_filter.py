@@ -32,7 +32,7 @@ def edge_filter(wanted: JsonFilter) -> qdrant_edge.Filter:
 
 def _condition(condition: dict[str, Any]) -> Any:
     if "has_id" in condition:
-        return qdrant_edge.HasIdCondition(condition["has_id"])
+        return qdrant_edge.HasIdCondition(set(condition["has_id"]))
     match = condition["match"]
     return qdrant_edge.FieldCondition(
         key=condition["key"],

@@ -79,6 +79,8 @@ class EdgeProcess:
         if isinstance(answer, expected):
             return answer
         if isinstance(answer, Trouble):
+            if answer.ours:
+                raise Failed(f"reading {self._tar.name} went wrong: {answer.message}")
             raise self._damaged(answer.message)
         raise self._damaged(self._last_words(process))
 

@@ -71,9 +71,10 @@ class WholePoints(msgspec.Struct, frozen=True, tag=True):
 
 
 class Trouble(msgspec.Struct, frozen=True, tag=True):
-    """The request failed."""
+    """The request failed: the data is damaged, or (`ours`) the reader is wrong."""
 
     message: str
+    ours: bool = False
 
 
 Request = Scan | Lookup | Owned | Whole

@@ -46,7 +46,7 @@ def main() -> None:
     try:
         shard = Shard(directory)
     except BaseException as error:  # noqa: BLE001 - panics and aborts are what it is for
-        send(answers, Trouble(_text(error)))
+        send(answers, _trouble(error))
         return
     send(answers, Ready(shard.count()))
     while (request := receive_request(sys.stdin.buffer)) is not None:
@@ -74,7 +74,7 @@ class Shard:
                 return self._owned(request)
             return self._whole(request)
         except BaseException as error:  # noqa: BLE001 - the engine's panics are no Exceptions
-            return Trouble(_text(error))
+            return _trouble(error)
 
     def _scan(self, request: Scan) -> Columns:
         return self._page(request, None)
@@ -174,8 +174,9 @@ def _limit(which: int, size: int) -> None:
     resource.setrlimit(which, (bounded, hard))
 
 
-def _text(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:400]
+def _trouble(error: BaseException) -> Trouble:
+    text = " ".join(f"{type(error).__name__}: {error}".split())[:400]
+    return Trouble(text, ours=isinstance(error, (TypeError, AttributeError, LookupError)))
 
 
 if __name__ == "__main__":

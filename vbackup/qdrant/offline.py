@@ -14,7 +14,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-from vbackup.errors import NotFound, Refused
+from vbackup.errors import Failed, NotFound, Refused
 from vbackup.model.blocks import Point, PointBlock, PointId
 from vbackup.model.link import Link
 from vbackup.ports import ShardSpool
@@ -48,7 +48,7 @@ def open_offline(
         for name, paths in tars.items()
     }
     try:
-        yield OfflinePoints(shards)
+        yield OfflinePoints(shards, vectors=vectors)
     finally:
         for processes in shards.values():
             for process in processes:
@@ -72,8 +72,9 @@ def open_spools(spools: Sequence[ShardSpool], directory: Path) -> Iterator[Offli
 class OfflinePoints:
     """Reads collections shard by shard, several shards at once."""
 
-    def __init__(self, shards: Mapping[str, Sequence[EdgeProcess]]) -> None:
+    def __init__(self, shards: Mapping[str, Sequence[EdgeProcess]], *, vectors: bool) -> None:
         self._shards = shards
+        self._vectors = vectors
 
     def collections(self) -> Sequence[str]:
         return sorted(self._shards)
@@ -108,7 +109,7 @@ class OfflinePoints:
         return joined(blocks)
 
     def fetch(self, link: Link, collection: str, keys: Sequence[str]) -> dict[str, list[Point]]:
-        """Whole points by the key they refer to (opened with `vectors`, else without vectors)."""
+        """Whole points by the key they refer to. Needs `vectors`, raises Failed without."""
         admits = Admission(link.filter, link.must_not)
         wanted = set(keys)
         found: dict[str, list[Point]] = {}
@@ -119,7 +120,9 @@ class OfflinePoints:
         return found
 
     def fetch_ids(self, collection: str, ids: Sequence[PointId]) -> list[Point]:
-        """Whole points by id; absent ones are left out."""
+        """Whole points by id; absent ones are left out. Needs `vectors`, raises Failed without."""
+        if not self._vectors:
+            raise Failed("these shard snapshots were opened without their vectors")
         wanted = list(dict.fromkeys(ids))
         found: list[Point] = []
         for shard in self._of(collection):

@@ -1,0 +1,233 @@
+"""Shard snapshots read without a server: whole points, and damage that must not take us along."""
+
+from __future__ import annotations
+
+import random
+import tarfile
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vbackup.errors import Damaged, Failed, NotFound, Refused
+from vbackup.model.link import Link, PayloadPath
+from vbackup.qdrant import offline
+from vbackup.qdrant.offline import open_offline
+
+pytestmark = pytest.mark.integration
+
+BODY = {
+    "vectors": {
+        "d": {"size": 4, "distance": "Cosine"},
+        "h": {"size": 4, "distance": "Dot", "datatype": "float16"},
+        "m": {
+            "size": 3,
+            "distance": "Dot",
+            "multivector_config": {"comparator": "max_sim"},
+        },
+    },
+    "sparse_vectors": {"s": {}},
+}
+LINK = Link(name="l", collection="*", rows=(), ref=(PayloadPath.parse("k"),))
+
+
+def _points(count: int) -> list[dict[str, Any]]:
+    source = random.Random(3)
+
+    def vector(size: int) -> list[float]:
+        return [source.uniform(-1, 1) for _ in range(size)]
+
+    return [
+        {
+            "id": n,
+            "vector": {
+                "d": vector(4),
+                "h": vector(4),
+                "m": [vector(3) for _ in range(1 + n % 3)],
+                "s": {"indices": [n, n + 7], "values": vector(2)},
+            },
+            "payload": {"k": f"key-{n // 2}", "more": {"x": [n, None, "ü"]}},
+        }
+        for n in range(count)
+    ]
+
+
+@pytest.fixture
+def saved(store: Any, tmp_path: Path) -> tuple[str, list[Path]]:
+    name = store.make(BODY | {"shard_number": 2})
+    store.put(name, _points(300))
+    return name, [spool.path for spool in store.spool(name, tmp_path)]
+
+
+def test_whole_points_are_what_the_server_would_tell(
+    store: Any, saved: tuple[str, list[Path]], tmp_path: Path
+) -> None:
+    name, tars = saved
+    truth = store.everything(name)
+    with open_offline({name: tars}, tmp_path / "work", vectors=True) as reader:
+        found = {point.id: point for point in reader.fetch_ids(name, [*truth, 10**9])}
+        by_key = reader.fetch(LINK, name, ["key-3", "key-9", "none"])
+
+    assert found.keys() == truth.keys()
+    for id_, point in found.items():
+        assert point.payload == truth[id_]["payload"]
+        assert _close(point.vector, truth[id_]["vector"])
+    assert {key: {point.id for point in points} for key, points in by_key.items()} == {
+        "key-3": {6, 7},
+        "key-9": {18, 19},
+    }
+
+
+def _close(ours: Any, theirs: Any) -> bool:
+    if isinstance(theirs, dict):
+        return ours.keys() == theirs.keys() and all(_close(ours[k], theirs[k]) for k in theirs)
+    if isinstance(theirs, list):
+        return len(ours) == len(theirs) and all(map(_close, ours, theirs))
+    return bool(ours == pytest.approx(theirs, rel=1e-6))
+
+
+def test_without_vectors_only_the_payload_is_read(
+    saved: tuple[str, list[Path]], tmp_path: Path
+) -> None:
+    name, tars = saved
+    work = tmp_path / "work"
+    with open_offline({name: tars}, work) as reader:
+        ids = [id_ for block in reader.points(LINK, name) for id_ in block.ids]
+        assert any("payload_storage" in str(path) for path in work.rglob("*"))
+        # Their vectors would be all zero: better nothing than something wrong.
+        with pytest.raises(Failed, match="without their vectors"):
+            reader.fetch_ids(name, [7])
+        assert reader.collections() == [name]
+
+    assert sorted(ids) == list(range(300))
+    assert list(work.iterdir()) == []
+    with open_offline({name: tars}, work) as reader, pytest.raises(NotFound):
+        next(iter(reader.points(LINK, "other")))
+
+
+def _damaged(tar: Path, member: str, change: Any) -> Path:
+    """A copy of the snapshot in which one member's bytes are changed."""
+    data = bytearray(tar.read_bytes())
+    with tarfile.open(tar) as archive:
+        places = [(m.offset_data, m.size) for m in archive if m.name.endswith(member)]
+    assert places
+    for start, size in places:
+        data[start : start + size] = change(bytes(data[start : start + size]))
+    copy = tar.with_suffix(".damaged")
+    copy.write_bytes(data)
+    return copy
+
+
+def _flip(seed: int) -> Any:
+    def change(data: bytes) -> bytes:
+        source = random.Random(seed)
+        found = bytearray(data)
+        for _ in range(max(1, len(found) // 50)):
+            found[source.randrange(len(found))] ^= 1 << source.randrange(8)
+        return bytes(found)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("member", "change"),
+    [
+        ("segment.json", lambda data: b"x" * len(data)),
+        ("version.info", lambda data: b"\xff" * len(data)),
+        ("payload_storage/config.json", lambda data: b"{" * len(data)),
+        ("mutable_id_tracker.mappings", lambda data: b"\x02" + b"\xff" * (len(data) - 1)),
+    ],
+)
+def test_damage_is_reported_and_costs_only_the_child(
+    saved: tuple[str, list[Path]], tmp_path: Path, member: str, change: Any
+) -> None:
+    name, tars = saved
+    bad = [_damaged(tar, member, change) for tar in tars]
+    with open_offline({name: bad, "good": tars}, tmp_path / "work") as reader:
+        with pytest.raises(Damaged) as caught:
+            list(reader.points(LINK, name))
+        good = sum(len(block) for block in reader.points(LINK, "good"))
+
+    assert bad[0].name.split(".")[0][:-4] in str(caught.value)
+    assert good == 300
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_damage_never_takes_us_along(
+    saved: tuple[str, list[Path]], tmp_path: Path, seed: int
+) -> None:
+    """Some damage reads without an error (that is why hashes are checked first); what must never
+    happen is a crash of this process, or an error that is not ours."""
+    name, tars = saved
+    bad = [_damaged(tar, "mutable_id_tracker.mappings", _flip(seed)) for tar in tars]
+    bad = [_damaged(tar, "tracker.dat", _flip(seed)) if seed % 2 else tar for tar in bad]
+    with open_offline({name: bad}, tmp_path / "work") as reader, suppress(Damaged):
+        assert sum(len(block) for block in reader.points(LINK, name)) <= 300
+
+
+@pytest.mark.parametrize("kept", [0, 100, 5000])
+def test_a_truncated_tar_is_damaged(
+    saved: tuple[str, list[Path]], tmp_path: Path, kept: int
+) -> None:
+    name, tars = saved
+    short = tars[0].with_suffix(".short")
+    short.write_bytes(tars[0].read_bytes()[:kept])
+    with open_offline({name: [short]}, tmp_path / "work") as reader, pytest.raises(Damaged):
+        list(reader.points(LINK, name))
+
+
+def test_a_spool_that_failed_is_its_error(store: Any, tmp_path: Path) -> None:
+    name = store.make(BODY)
+    (spool,) = store.spool(name, tmp_path)
+    spool.error = Failed("the stream broke")
+
+    with pytest.raises(Failed, match="the stream broke"), store.source.offline([spool], tmp_path):
+        pass
+
+
+def test_a_child_that_is_killed_is_no_end_of_the_data(
+    saved: tuple[str, list[Path]], tmp_path: Path
+) -> None:
+    name, tars = saved
+    with open_offline({name: tars[:1]}, tmp_path / "work") as reader:
+        assert len(reader.lookup(LINK, name, list(range(300)))) > 0
+        (process,) = reader._shards[name]
+        assert process._process is not None
+        process._process.kill()
+        with pytest.raises(Damaged, match="signal 9"):
+            list(reader.points(LINK, name))
+        # The next request starts another.
+        assert sum(len(block) for block in reader.points(LINK, name)) > 0
+
+
+def test_shards_are_asked_by_several_threads(saved: tuple[str, list[Path]], tmp_path: Path) -> None:
+    name, tars = saved
+    found: list[int] = []
+    with open_offline({name: tars}, tmp_path / "work") as reader:
+
+        def look(start: int) -> None:
+            wanted = list(range(start, start + 50))
+            found.extend(len(reader.lookup(LINK, name, wanted)) for _ in range(10))
+
+        threads = [threading.Thread(target=look, args=(n * 50,)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        scanned = sum(len(block) for block in reader.points(LINK, name))
+        for thread in threads:
+            thread.join()
+
+    assert found == [50] * 40
+    assert scanned == 300
+
+
+def test_without_the_engine_it_is_refused_with_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(offline, "find_spec", lambda name: None)
+    with pytest.raises(Refused) as caught, open_offline({}, tmp_path):
+        pass
+
+    assert "vbackup[edge]" in caught.value.hint
