@@ -1,0 +1,55 @@
+# `make test` is all that a clean machine needs; .ci/run calls it.
+
+PYTHON ?= python3
+VENV   ?= .venv
+RUN    := $(VENV)/bin/python -m
+RUNS   ?= 200
+SEED   ?= 1000
+MINUTES ?= 30
+PYTEST_ARGS ?=
+
+.PHONY: help install demo test unit lint format torture soak clean
+
+help:
+	@echo "make demo                 watch a live pair being backed up, destroyed and restored"
+	@echo "make test                 check the code, run all tests against real servers"
+	@echo "make unit                 only the tests that need no server"
+	@echo "make lint                 ruff and mypy --strict"
+	@echo "make torture RUNS=200     that many random scenarios (SEED=1000 is the first)"
+	@echo "make soak MINUTES=30      backups under writers while servers are killed"
+
+# Installed again when the dependencies change.
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+install: $(VENV)/.installed
+
+demo: install
+	$(RUN) vbackup demo
+
+test: lint
+	$(RUN) pytest $(PYTEST_ARGS)
+
+unit: install
+	$(RUN) pytest tests/unit $(PYTEST_ARGS)
+
+lint: install
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+
+format: install
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
+# A seed is printed with every failure; the same seed gives the same scenario.
+torture: install
+	TORTURE_RUNS=$(RUNS) TORTURE_SEED=$(SEED) $(RUN) pytest tests/torture -m torture --timeout=0 $(PYTEST_ARGS)
+
+soak: install
+	SOAK_MINUTES=$(MINUTES) $(RUN) pytest tests/torture -k soak --timeout=0 $(PYTEST_ARGS)
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
