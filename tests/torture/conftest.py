@@ -132,7 +132,8 @@ def torture(
         stack.callback(wiring.record_target(config).drop, restored)
         store = stack.enter_context(app.store.sibling(restored))
         stack.callback(store.drop)
-        options = RestoreOptions(database=restored, collection_suffix="_back")
+        # 500 writes a second on 500 rows make a patch that would be a runaway anywhere else.
+        options = RestoreOptions(database=restored, collection_suffix="_back", force=True)
         restore = wiring.restore(
             config, backup.manifest.id, SilentReporter(), SystemClock(), options
         )
@@ -204,7 +205,7 @@ FAST = {
     ],
     "fence": [replace(_CALM, seed=106, order="in-transaction", fenced=True, shards=4)],
     "lock": [replace(_CALM, seed=107, keys="int", link="payload")],
-    "keyless": [replace(_CALM, seed=108, versioned=False)],
+    "keyless": [replace(_CALM, seed=108, versioned=False, lag=Lag(slow=0.4))],
 }
 _SHARES = {"capture": 1.0, "fence": 0.25, "lock": 0.25, "keyless": 0.1}
 

@@ -19,16 +19,25 @@ from vbackup.demo.scenario import Scenario
 from vbackup.demo.vector_store import VectorStore
 
 _TOLERANCE = 1e-4
-_KINDS = ("missing", "orphans", "stale", "ahead", "not_live", "wrong_parts", "wrong_vector")
+_KINDS = (
+    "missing",
+    "incomplete",
+    "orphans",
+    "stale",
+    "ahead",
+    "not_live",
+    "wrong_parts",
+    "wrong_vector",
+)
 
 
 @dataclass(slots=True)
 class Comparison:
     """Keys by what is wrong with them; a key can appear once only.
 
-    `missing`: live rows without any point. `wrong_parts`: rows with points of the right version
-    but not all of them, or too many. `wrong_vector`: the version is the row's, the vector is not
-    what its text gives.
+    `missing`: live rows without any point. `incomplete`: some of a row's points are there, and
+    those are right. `wrong_parts`: points of the right version that the row should not have.
+    `wrong_vector`: the version is the row's, the vector is not what its text gives.
     """
 
     rows: int = 0
@@ -39,8 +48,14 @@ class Comparison:
     stale: set[str] = field(default_factory=set)
     ahead: set[str] = field(default_factory=set)
     not_live: set[str] = field(default_factory=set)
+    incomplete: set[str] = field(default_factory=set)
     wrong_parts: set[str] = field(default_factory=set)
     wrong_vector: set[str] = field(default_factory=set)
+
+    @property
+    def unfinished(self) -> set[str]:
+        """Live rows that lack points: what has to be embedded again."""
+        return self.missing | self.incomplete
 
     @property
     def wrong(self) -> set[str]:
@@ -116,9 +131,13 @@ def judge(row: StoredRow | None, held: list[dict[str, Any]], scenario: Scenario)
     if max(versions) > row.version:
         return "ahead"
     wanted = points(Change(row.key, row.version, row.text, Passage("", "", "")), scenario)
-    if {str(point["id"]) for point in held} != {str(point["id"]) for point in wanted}:
+    known = {str(point["id"]) for point in held}
+    expected = [point for point in wanted if str(point["id"]) in known]
+    if len(expected) < len(held):
         return "wrong_parts"
-    return "" if _same_vectors(held, wanted) else "wrong_vector"
+    if not _same_vectors(held, expected):
+        return "wrong_vector"
+    return "" if len(expected) == len(wanted) else "incomplete"
 
 
 def _same_vectors(held: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> bool:

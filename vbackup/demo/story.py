@@ -58,7 +58,7 @@ class StoryResult:
         """No wrong pair, nothing missing that is not on the re-embed list, the same answers."""
         return (
             not self.restored.wrong
-            and self.restored.missing == {line.key for line in self.restore.applied.reembed}
+            and self.restored.unfinished == {line.key for line in self.restore.applied.reembed}
             and self.restore.clean
             and all(answer.same_as_before and answer.same_as_rows for answer in self.answers)
         )

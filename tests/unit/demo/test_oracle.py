@@ -41,7 +41,8 @@ def test_points_in_another_order_agree() -> None:
         (ROW, held(6), "stale"),
         (ROW, held(8), "ahead"),
         (ROW, held()[:-1] + held(6)[-1:], "stale"),
-        (ROW, held()[:-1], "wrong_parts"),
+        (ROW, held()[:-1], "incomplete"),
+        (ROW, [*held(), {**held()[0], "id": "another"}], "wrong_parts"),
         (ROW, held(text=revised(PASSAGE, Random(2))), "wrong_vector"),
     ],
 )
@@ -67,6 +68,9 @@ def test_what_qdrant_rounds_is_not_a_difference() -> None:
 
 
 def test_missing_rows_are_not_wrong_points() -> None:
-    found = Comparison(missing={"1"}, stale={"2"}, orphans={"3"}, wrong_parts={"4"})
+    found = Comparison(
+        missing={"1"}, stale={"2"}, orphans={"3"}, wrong_parts={"4"}, incomplete={"5"}
+    )
 
     assert found.wrong == {"2", "3", "4"}
+    assert found.unfinished == {"1", "5"}
