@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +20,15 @@ if TYPE_CHECKING:
 _PATH = click.Path(path_type=Path)
 
 
-def _directory(command: Any) -> Any:
+def _directory(verb: str) -> Callable[[Any], Any]:
     return click.option(
         "--dir",
         "directory",
         type=click.Path(file_okay=False, path_type=Path),
+        envvar=["VBACKUP_SANDBOX_DIR", f"VBACKUP_SANDBOX_{verb}_DIR"],
         metavar="DIR",
         help="Where it lives; default ~/.local/state/vbackup/sandbox.",
-    )(command)
+    )
 
 
 @options.group("sandbox", short_help="Start real, throwaway servers on this machine.")
@@ -37,10 +39,15 @@ def command() -> None:
     """
 
 
-@command.command("up")
-@_directory
+@command.command("up", short_help="Start the servers and print how to use them.")
+@_directory("UP")
 @click.option(
-    "--postgres-version", type=int, default=16, show_default=True, help="Major version to run."
+    "--postgres-version",
+    type=int,
+    default=16,
+    show_default=True,
+    metavar="MAJOR",
+    help="Major version to run.",
 )
 @click.option("--postgres-bin-dir", type=_PATH, metavar="DIR", help="Where its programs are.")
 @click.option("--qdrant-version", metavar="VERSION", help="Exact version; default 1.17.0.")
@@ -86,7 +93,7 @@ def up_command(
 
 
 @command.command("status")
-@_directory
+@_directory("STATUS")
 @options.pass_session
 def status_command(session: Session, directory: Path | None) -> None:
     """Tell whether the servers run; exit code 3 when some of them died."""
@@ -108,7 +115,7 @@ def status_command(session: Session, directory: Path | None) -> None:
 
 
 @command.command("down")
-@_directory
+@_directory("DOWN")
 @options.pass_session
 def down_command(session: Session, directory: Path | None) -> None:
     """Stop the servers and remove the directory with all that is in it."""

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import secrets
-import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,25 +12,12 @@ from vbackup.errors import Failed
 from vbackup.sandbox.loopback import request
 from vbackup.sandbox.postgres import USER
 from vbackup.sandbox.postgres_binaries import client_tools
+from vbackup.sandbox.qdrant_binary import qdrant_image
 from vbackup.sandbox.servers import PostgresServer, QdrantServer
 
 _POSTGRES_IMAGE = "pgvector/pgvector:pg{major}"
-_QDRANT_IMAGE = "qdrant/qdrant:v{version}"
 _SETTINGS = ("fsync=off", "full_page_writes=off", "max_prepared_transactions=20")
 _READY_TIMEOUT = 120.0
-
-
-@functools.cache
-def docker_answers() -> bool:
-    """Whether `docker info` succeeds: a client alone is no engine."""
-    docker = shutil.which("docker")
-    if docker is None:
-        return False
-    try:
-        done = subprocess.run([docker, "info"], capture_output=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == 0
 
 
 @contextlib.contextmanager
@@ -84,7 +68,7 @@ def qdrant_containers(
 def _qdrant_node(
     version: str, number: int, network: object, clustered: bool, api_key: str | None
 ) -> Any:
-    container = _container(_QDRANT_IMAGE.format(version=version))
+    container = _container(qdrant_image(version))
     container.with_exposed_ports(6333).with_network(network)
     container.with_network_aliases(f"qdrant-{number}")
     container.with_env("QDRANT__TELEMETRY_DISABLED", "true")

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from vbackup.errors import Failed, NotFound
-from vbackup.sandbox import process
+from vbackup.sandbox import docker, process
 from vbackup.sandbox.ledger import Ledger, locked, read_state
 from vbackup.sandbox.process import Launch, ServerProcess
 from vbackup.sandbox.readiness import TIMEOUT, wait_ready
@@ -20,7 +20,7 @@ def kill(sandbox: Sandbox, kind: str) -> None:
 
     Raises NotFound.
     """
-    process.stop([_find(sandbox.directory, kind)], grace=0.0, polite=False)
+    _kill(_find(sandbox.directory, kind))
 
 
 def restart(sandbox: Sandbox, kind: str) -> Sandbox:
@@ -38,6 +38,12 @@ def restart(sandbox: Sandbox, kind: str) -> Sandbox:
         if kind == "s3" and state.s3:
             create_bucket(state.s3.endpoint_url)
         return dataclasses.replace(sandbox, state=ledger.state)
+
+
+def _kill(server: ServerProcess) -> None:
+    process.stop([server], grace=0.0, polite=False)
+    if server.launch.container:
+        docker.remove(server.launch.container)
 
 
 def _find(directory: Path, kind: str) -> ServerProcess:

@@ -26,7 +26,8 @@ class Launch:
     """How to start one server, so that it can be started again just so.
 
     `ready` is what tells that it serves: an http URL that answers 200, or the path of a
-    postmaster.pid. `memory_limit` caps private memory in bytes (0: none). RLIMIT_AS would count
+    postmaster.pid. `container` is the name of the one that the program (a docker client) runs.
+    `memory_limit` caps private memory in bytes (0: none). RLIMIT_AS would count
     mapped files; RLIMIT_DATA does not, so a server can map what it likes and still not eat the
     machine.
     """
@@ -41,6 +42,7 @@ class Launch:
     account: Account | None = None
     stop_signal: int = signal.SIGTERM
     memory_limit: int = 0
+    container: str = ""
 
 
 @dataclass(frozen=True, slots=True)

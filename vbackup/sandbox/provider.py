@@ -8,7 +8,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TypeVar
 
-from vbackup.sandbox.containers import docker_answers, postgres_container, qdrant_containers
+from vbackup.sandbox.containers import postgres_container, qdrant_containers
+from vbackup.sandbox.docker import docker_answers
 from vbackup.sandbox.postgres import PostgresOptions
 from vbackup.sandbox.qdrant import QdrantOptions
 from vbackup.sandbox.qdrant_binary import DEFAULT_VERSION, find_qdrant

@@ -7,17 +7,23 @@ import json
 import os
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vbackup.errors import Failed
-from vbackup.sandbox import process
+from vbackup.sandbox import docker, process
 from vbackup.sandbox.ledger import Ledger, write_private
 from vbackup.sandbox.loopback import HOST, on_free_ports, request
 from vbackup.sandbox.process import Launch
 from vbackup.sandbox.qdrant_binary import QdrantBinary, find_qdrant
 from vbackup.sandbox.readiness import TIMEOUT, check_alive, wait_ready
 from vbackup.sandbox.servers import QdrantServer
+
+
+def _default_limit() -> int:
+    """Half of the machine, at most 8 GiB."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(min(total // 2, 8 * 1024**3))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +39,7 @@ class QdrantOptions:
     nodes: int = 1
     cluster: bool | None = None
     api_key: bool = False
-    memory_limit: int | None = None
+    memory_limit: int = field(default_factory=_default_limit)
 
     @property
     def clustered(self) -> bool:
@@ -97,14 +103,14 @@ def _start_node(
     node.directory.mkdir(mode=0o700, exist_ok=True)
     config = node.directory / "config.yaml"
     write_private(config, json.dumps(_config(node, options, api_key), indent=1))
-    command = [str(binary.path), "--config-path", str(config), "--disable-telemetry"]
+    container, command = _program(binary, node.directory, options.memory_limit)
+    command += ["--config-path", str(config), "--disable-telemetry"]
     if options.clustered:
         command += ["--uri", node.uri]
     if others:
         command += ["--bootstrap", others[0].uri]
     log = ledger.directory / f"qdrant-{number}.log"
     log.unlink(missing_ok=True)
-    limit = options.memory_limit
     server = process.spawn(
         Launch(
             kind=f"qdrant-{number}",
@@ -115,7 +121,8 @@ def _start_node(
             log=str(log),
             # It needs no API key; in a cluster it also waits until the node has caught up.
             ready=f"{node.url}/readyz",
-            memory_limit=_default_limit() if limit is None else limit,
+            memory_limit=0 if container else options.memory_limit,
+            container=container,
         )
     )
     ledger.started(server)
@@ -123,10 +130,13 @@ def _start_node(
     return node
 
 
-def _default_limit() -> int:
-    """Half of the machine, at most 8 GiB."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return int(min(total // 2, 8 * 1024**3))
+def _program(binary: QdrantBinary, directory: Path, memory_limit: int) -> tuple[str, list[str]]:
+    """The container's name, if it is one, and the start of the command line."""
+    if not binary.image:
+        return "", [str(binary.path)]
+    name = f"vbackup-{secrets.token_hex(6)}"
+    command = docker.foreground(binary.path, binary.image, name, directory, memory_limit)
+    return name, [*command, "/qdrant/qdrant"]
 
 
 def _config(node: _Node, options: QdrantOptions, api_key: str | None) -> dict[str, object]:
@@ -162,7 +172,8 @@ def _config(node: _Node, options: QdrantOptions, api_key: str | None) -> dict[st
 def _environment() -> dict[str, str]:
     """QDRANT__… variables of the user would override the configuration written here."""
     kept = ("PATH", "HOME", "TMPDIR", "LANG", "RUST_BACKTRACE")
-    return {name: os.environ[name] for name in kept if name in os.environ}
+    own = {name: os.environ[name] for name in kept if name in os.environ}
+    return {**own, **docker.environment()}
 
 
 def _wait_for_peers(

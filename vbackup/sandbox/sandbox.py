@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from vbackup.errors import Failed, Interrupted, NotFound, Refused, VbackupError
 from vbackup.ports import Reporter
-from vbackup.sandbox import process
+from vbackup.sandbox import docker, process
 from vbackup.sandbox.account import server_account
 from vbackup.sandbox.ledger import (
     STATE_FILE,
@@ -288,6 +288,9 @@ def _tear_down(state: State) -> None:
     """Stop what was recorded, and what was started in the instant before it could be."""
     process.stop(state.processes)
     process.stop(process.marked(state.mark))
+    for each in state.processes:
+        if each.launch.container:
+            docker.remove(each.launch.container)
     for outside in state.outside:
         remove_tree(Path(outside))
 

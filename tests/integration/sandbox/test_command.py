@@ -98,3 +98,10 @@ def test_a_bad_program_is_a_usage_error(place: Path) -> None:
     state = read_state(place)
     assert state is not None
     assert process.marked(state.mark) == []
+
+
+def test_the_directory_can_come_from_the_environment(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VBACKUP_SANDBOX_DIR", str(place))
+    assert _vbackup("status").stdout == f"down: {place}\n"

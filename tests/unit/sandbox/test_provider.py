@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from vbackup.errors import Failed, NotFound
-from vbackup.sandbox import containers, provider
+from vbackup.sandbox import containers, docker, provider
 from vbackup.sandbox.provider import Provider
 from vbackup.sandbox.sandbox import Options
 from vbackup.sandbox.servers import PostgresServer, QdrantServer, S3Server
@@ -123,16 +123,16 @@ def test_containers_are_preferred_where_an_engine_answers(
 def test_an_engine_answers_when_docker_info_succeeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, answers: bool
 ) -> None:
-    docker = tmp_path / "docker"
-    docker.write_text(f'#!/bin/sh\n[ "$1" = info ] || exit 5\n{script}\n')
-    docker.chmod(0o755)
+    client = tmp_path / "docker"
+    client.write_text(f'#!/bin/sh\n[ "$1" = info ] || exit 5\n{script}\n')
+    client.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    containers.docker_answers.cache_clear()
-    assert containers.docker_answers() is answers
+    docker.docker_answers.cache_clear()
+    assert docker.docker_answers() is answers
     monkeypatch.setenv("PATH", "")
-    containers.docker_answers.cache_clear()
-    assert containers.docker_answers() is False
-    containers.docker_answers.cache_clear()
+    docker.docker_answers.cache_clear()
+    assert docker.docker_answers() is False
+    docker.docker_answers.cache_clear()
 
 
 class FakeContainer:
