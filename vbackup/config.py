@@ -235,11 +235,38 @@ class RedisConfig(Section):
 class ScheduleConfig(Section):
     backup: str | None = None
     verify: str | None = None
+    drill: str | None = None
     reconcile: str | None = None
     prune: str | None = None
+    verify_level: Literal["manifest", "chunks", "offline"] = "chunks"
+    verify_sample: str | None = None
     timezone: str = "UTC"
     jitter: Duration = 0.0
     listen: str = "127.0.0.1:9187"
+    state_dir: ConfigPath | None = None
+    textfile: ConfigPath | None = None
+    stop_grace: Duration = 10.0
+
+
+class ObjectiveConfig(Section):
+    """How old the newest good backup and the newest passed drill may become."""
+
+    backup_age: Duration = 26 * 3600.0
+    drill_age: Duration = 8 * 86400.0
+
+
+class HooksConfig(Section):
+    before: str | None = None
+    after: str | None = None
+    timeout: Duration = 300.0
+
+
+class NotifyConfig(Section):
+    on: Literal["failure", "always", "never"] = "failure"
+    webhook: SecretStr | None = None
+    urls: tuple[SecretStr, ...] = ()
+    ping: SecretStr | None = None
+    timeout: Duration = 10.0
 
 
 class VectorsConfig(Section):
@@ -258,4 +285,7 @@ class Config(Section):
     ignore: tuple[str, ...] = ()
     redis: RedisConfig | None = None
     schedule: ScheduleConfig = ScheduleConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    hooks: HooksConfig = HooksConfig()
+    notify: NotifyConfig = NotifyConfig()
     vectors: VectorsConfig = VectorsConfig()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vbackup.postgres.source import PostgresSource
     from vbackup.qdrant.source import QdrantSource
     from vbackup.qdrant.target import QdrantTarget
+    from vbackup.repository.lease import Lease
     from vbackup.repository.repository import Repository, RepositoryOptions
 
 
@@ -77,6 +78,13 @@ def open_repository(config: RepositoryConfig, clock: Clock | None = None) -> Rep
         options=_options(config),
         clock=clock,
     )
+
+
+def scheduler_lease(config: RepositoryConfig, clock: Clock) -> Lease:
+    """The lease of the one active daemon of a repository. Raises Locked with its holder."""
+    from vbackup.repository.lease import acquire
+
+    return acquire(object_store(config, clock), clock, "scheduler")
 
 
 def record_source(

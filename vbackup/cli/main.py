@@ -36,6 +36,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "unpin": ("vbackup.cli.unpin", "Leave a backup to the policy again."),
     "unlock": ("vbackup.cli.unlock", "Remove a stale lease, after showing who held it."),
     "key": ("vbackup.cli.key", "Add, list and remove passphrases of the repository."),
+    "schedule": ("vbackup.cli.schedule", "Run backups and checks on their schedule."),
+    "report": ("vbackup.cli.report", "Write the status page to a file."),
     "sandbox": ("vbackup.cli.sandbox", "Start real, throwaway servers on this machine."),
     "demo": ("vbackup.cli.demo", "Watch the whole story on a sandbox, in about a minute."),
 }

@@ -55,6 +55,19 @@ class Session:
         return self.settings.config
 
     @property
+    def state_directory(self) -> Path:
+        """Where the daemon keeps its job history: configured, else beside the configuration."""
+        beside = self.settings.path.absolute().parent / "vbackup-state"
+        return self.config.schedule.state_dir or beside
+
+    def reload(self) -> Config:
+        """Read the settings again. Raises Usage; the old ones stay then."""
+        from vbackup.settings import load
+
+        self._settings = load(self.config_path)
+        return self._settings.config
+
+    @property
     def repository_config(self) -> RepositoryConfig:
         """Only that section: enough to list, show and verify on any machine. Raises Usage."""
         if self._settings is not None:

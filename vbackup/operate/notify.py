@@ -1,0 +1,89 @@
+"""Tells people and other systems how a job ended: webhook, Apprise URLs, dead man's ping.
+
+A notification that cannot be delivered is a warning: it never makes a good backup a bad one.
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.error import URLError
+
+from pydantic import SecretStr
+
+from vbackup.config import NotifyConfig
+from vbackup.operate.history import Run
+from vbackup.ports import Reporter
+from vbackup.redact import safe_url, scrub
+
+
+@dataclass(frozen=True, slots=True)
+class Notifier:
+    """Sends what the configuration asks for."""
+
+    config: NotifyConfig
+    reporter: Reporter
+    host: str
+
+    def tell(self, run: Run) -> None:
+        """Notify of an ended run, by `notify.on`; ping after every good backup."""
+        if run.job == "backup" and run.ok and self.config.ping:
+            self._post(self.config.ping, None)
+        if self.config.on == "never" or (self.config.on == "failure" and run.ok):
+            return
+        if self.config.webhook:
+            self._post(self.config.webhook, json.dumps(message(run, self.host)).encode())
+        if self.config.urls:
+            self._apprise(run, self.config.urls)
+
+    def _post(self, url: SecretStr, body: bytes | None) -> None:
+        target = url.get_secret_value()
+        try:
+            request = urllib.request.Request(  # noqa: S310 - the URL is the operator's own
+                target, data=body, headers={"Content-Type": "application/json"}
+            )
+            with urllib.request.urlopen(request, timeout=self.config.timeout) as answer:  # noqa: S310
+                answer.read()
+        except (URLError, OSError, ValueError) as error:
+            # The path of such a URL often is the secret, so only its host is named.
+            self.reporter.warn(
+                "a notification was not delivered", to=_host(target), reason=scrub(str(error))
+            )
+
+    def _apprise(self, run: Run, urls: Sequence[SecretStr]) -> None:
+        try:
+            import apprise
+        except ImportError:
+            self.reporter.warn("notify.urls needs Apprise: pip install 'vbackup[notify]'")
+            return
+        sender = apprise.Apprise()
+        for url in urls:
+            sender.add(url.get_secret_value())
+        told = message(run, self.host)
+        kind = apprise.NotifyType.SUCCESS if run.ok else apprise.NotifyType.FAILURE
+        if not sender.notify(title=told["title"], body=told["text"], notify_type=kind):
+            self.reporter.warn("a notification was not delivered", to="notify.urls")
+
+
+def message(run: Run, host: str) -> dict[str, str | int | float | bool]:
+    """The webhook's JSON document. `text` also suits chat systems that show just that."""
+    title = f"vbackup {run.job} on {host}: {run.outcome}"
+    detail = f" ({run.error})" if run.error else ""
+    return {
+        "schema": "vbackup.notification/1",
+        "title": title,
+        "text": f"{title} after {run.seconds:.0f} s{detail}",
+        "job": run.job,
+        "ok": run.ok,
+        "exit_code": -1 if run.code is None else run.code,
+        "outcome": run.outcome,
+        "id": str(run.document.get("id", "")),
+        "seconds": run.seconds,
+        "host": host,
+    }
+
+
+def _host(url: str) -> str:
+    return safe_url(url).split("://", 1)[-1].split("/", 1)[0]

@@ -1,0 +1,130 @@
+"""The status page: one self-contained HTML document, without scripts or outside resources."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from vbackup import __version__
+from vbackup.operate.history import JOBS, JobName, Run
+from vbackup.operate.status import WEEKS, Status, watermark
+from vbackup.quantity import duration, size
+
+WIDTH, ROW, CHART = 720, 22, 120
+"""Pixels of the timeline's plot, of one of its rows, of the size chart's height."""
+
+RECENT = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """One run on the timeline."""
+
+    x: float
+    y: int
+    width: float
+    kind: str
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One backup in the size chart; heights in pixels."""
+
+    x: float
+    width: float
+    read: float
+    new: float
+    title: str
+
+
+def render(status: Status, *, title: str, refresh: int | None = None) -> str:
+    """The page. `refresh` is seconds between reloads, None for a report that stays as it is."""
+    environment = Environment(
+        loader=PackageLoader("vbackup.operate"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["duration"] = lambda seconds: duration(seconds)
+    environment.filters["moment"] = _moment
+    jobs = [job for job in JOBS if job in status.scheduled or job in status.last]
+    bars = _bars([run for run in status.timeline if run.job == "backup" and run.ok])
+    return environment.get_template("status.html").render(
+        status=status,
+        title=title,
+        refresh=refresh,
+        version=__version__,
+        backup_at=watermark(status.backup) if status.backup else None,
+        jobs=jobs,
+        ticks=_ticks(status, jobs),
+        days=_days(status.now),
+        bars=bars,
+        bars_top=size(max((_number(r, "bytes_read") for r in status.timeline), default=0)),
+        recent=[run for run in reversed(status.timeline) if run.ended][:RECENT],
+        width=WIDTH,
+        row=ROW,
+        chart=CHART,
+    )
+
+
+def _moment(at: datetime | None) -> str:
+    return at.strftime("%Y-%m-%d %H:%M UTC") if at else "never"
+
+
+def _x(at: datetime, now: datetime) -> float:
+    start = now - timedelta(weeks=WEEKS)
+    return round((at - start) / timedelta(weeks=WEEKS) * WIDTH, 1)
+
+
+def _ticks(status: Status, jobs: Sequence[JobName]) -> list[Tick]:
+    found: list[Tick] = []
+    for run in status.timeline:
+        if run.job not in jobs:
+            continue
+        left = _x(run.started, status.now)
+        right = _x(run.ended or status.now, status.now)
+        kind = "ok" if run.ok else "running" if run.ended is None else "bad"
+        title = f"{run.job} {_moment(run.started)}: {run.outcome}, {duration(run.seconds)}"
+        found.append(Tick(left, jobs.index(run.job) * ROW, max(2.0, right - left), kind, title))
+    # Failures last, so that a crowded timeline shows them on top.
+    return sorted(found, key=lambda tick: tick.kind == "bad")
+
+
+def _days(now: datetime) -> list[tuple[float, str]]:
+    monday = (now - timedelta(days=now.weekday())).replace(
+        hour=0, minute=0, second=0, microsecond=0
+    )
+    weeks = [monday - timedelta(weeks=back) for back in range(WEEKS)]
+    return [(_x(at, now), at.strftime("%d %b")) for at in reversed(weeks) if _x(at, now) >= 0]
+
+
+def _bars(backups: Sequence[Run]) -> list[Bar]:
+    shown = backups[-120:]
+    top = max((_number(run, "bytes_read") for run in shown), default=0)
+    if not top:
+        return []
+    width = WIDTH / max(len(shown), 20)
+    bars: list[Bar] = []
+    for at, run in enumerate(shown):
+        read, new = _number(run, "bytes_read"), _number(run, "bytes_uploaded")
+        title = f"{_moment(run.started)}: {size(read)} read, {size(new)} new"
+        bars.append(
+            Bar(
+                x=round(at * width, 1),
+                width=round(max(width - 1, 1), 1),
+                read=round(read / top * CHART, 1),
+                new=round(min(new / top, 1) * CHART, 1),
+                title=title,
+            )
+        )
+    return bars
+
+
+def _number(run: Run, key: str) -> float:
+    value = run.document.get(key, 0)
+    return float(value) if isinstance(value, int | float) else 0.0
