@@ -18,10 +18,12 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from vbackup.errors import Damaged
 from vbackup.ports import Buffer
+from vbackup.repository import planes
 
 RAW = 0
 ZSTD = 1
-CODECS = (RAW, ZSTD)
+PLANES = 2
+CODECS = (RAW, ZSTD, PLANES)
 
 NONCE = 12
 TAG = 16
@@ -109,11 +111,13 @@ class Compression(threading.local):
         self._compressor = zstandard.ZstdCompressor(level=level)
 
     def pack(self, data: Buffer) -> tuple[int, Buffer]:
-        """The codec and the bytes to store: the data itself where zstd saves under 3 %."""
-        squeezed = self._compressor.compress(data)
-        if len(squeezed) > len(data) * 0.97:
-            return RAW, data
-        return ZSTD, squeezed
+        """The codec and the bytes to store: the data itself where nothing saves 3 %."""
+        stride = planes.stride_for(data, self._compressor.compress)
+        if stride > 1:
+            codec, squeezed = PLANES, planes.pack(data, stride, self._compressor.compress)
+        else:
+            codec, squeezed = ZSTD, self._compressor.compress(data)
+        return (codec, squeezed) if len(squeezed) < len(data) * 0.97 else (RAW, data)
 
 
 _decompressors = threading.local()
@@ -126,6 +130,8 @@ def expand(codec: int, stored: bytes, length: int) -> bytes:
         expanded = stored
     elif codec == ZSTD:
         expanded = _decompress(stored, length)
+    elif codec == PLANES:
+        expanded = planes.unpack(stored, length, _decompress)
     else:
         raise Damaged(f"unknown codec {codec}")
     if len(expanded) != length:
@@ -133,7 +139,7 @@ def expand(codec: int, stored: bytes, length: int) -> bytes:
     return expanded
 
 
-def _decompress(stored: bytes, length: int) -> bytes:
+def _decompress(stored: Buffer, length: int) -> bytes:
     try:
         if zstandard.frame_content_size(stored) != length:
             raise Damaged(f"does not expand to the {length} bytes it should")

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from vbackup.errors import Damaged, Denied, NotFound, Refused
+from vbackup.errors import AlreadyExists, Damaged, Denied, Failed, NotFound, Refused
 from vbackup.ports import ObjectStore
 from vbackup.repository import keys
 from vbackup.repository.chunker import ChunkerParameters
@@ -78,7 +78,7 @@ def create(
         slots=() if passphrase is None else (keys.wrap(fresh, passphrase, "first", at),),
         key=fresh.master.hex() if passphrase is None else "",
     )
-    store.put(KEY, _encode(header, fresh), if_absent=True)
+    _put(store, _encode(header, fresh), if_absent=True)
     return Opened(header, fresh)
 
 
@@ -109,8 +109,17 @@ def change_slots(
     if not header.encrypted:
         raise Refused("the repository is not encrypted: it has no passphrases")
     changed = replace(header, slots=change(header.slots))
-    store.put(KEY, _encode(changed, opened.keys))
+    _put(store, _encode(changed, opened.keys), if_absent=False)
     return replace(opened, header=changed)
+
+
+def _put(store: ObjectStore, data: bytes, *, if_absent: bool) -> None:
+    """Write and read back: nothing else in the repository can be read without this object."""
+    if if_absent and not store.conditional and store.stat(KEY) is not None:
+        raise AlreadyExists(f"there is a repository at {store.location}")
+    store.put(KEY, data, if_absent=if_absent)
+    if store.get(KEY) != data:
+        raise Failed(f"{KEY} was not stored as it was written", hint="check the storage")
 
 
 def _encode(header: Header, found: RepositoryKeys) -> bytes:

@@ -100,8 +100,11 @@ def _remove_backups(store: ObjectStore, going: Sequence[Manifest], report: Prune
 def _beside_no_manifest(store: ObjectStore) -> list[str]:
     """Check records and pins of backups that are gone."""
     found = [stat.key for stat in store.scan(manifests.PREFIX)]
-    alive = {key.split("/")[1] for key in found if key.endswith("/manifest")}
-    return [key for key in found if key.split("/")[1] not in alive]
+    ids = {key.split("/")[1] for key in found}
+    listed = {key.split("/")[1] for key in found if key.endswith("/manifest")}
+    # A listing may lag; a request for the manifest itself does not.
+    gone = {item for item in ids - listed if store.stat(manifests.manifest_key(item)) is None}
+    return [key for key in found if key.split("/")[1] in gone]
 
 
 def _sweep(
@@ -111,7 +114,8 @@ def _sweep(
     options: PruneOptions,
     report: PruneReport,
 ) -> None:
-    kept = [item for item in listing.ids(repository.store) if item not in report.removed]
+    listed = {item.backup.id for item in report.decisions} | set(listing.ids(repository.store))
+    kept = sorted(listed - set(report.removed))
     try:
         sweep = Sweep(repository, catalog, kept)
         plan = sweep.plan(freed, grace=options.grace, repack_below=options.repack_below)

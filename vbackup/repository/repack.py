@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from vbackup.errors import Damaged, NotFound
+from vbackup.errors import Damaged, Failed, NotFound
 from vbackup.repository.marks import Marks
-from vbackup.repository.packs import entries_of, open_chunk, pack_key
+from vbackup.repository.packs import entries_of, open_chunk, pack_id, pack_key
 from vbackup.repository.repository import Repository
 from vbackup.repository.uploader import PackUploader
 
@@ -14,7 +14,8 @@ from vbackup.repository.uploader import PackUploader
 def repack(repository: Repository, packs: Iterable[bytes], marks: Marks) -> tuple[set[bytes], int]:
     """The packs whose used chunks are all stored anew, and the bytes that this took.
 
-    A pack with a used chunk that cannot be verified is left as it is."""
+    A pack with a used chunk that cannot be verified is left as it is. Raises Failed when the
+    store did not keep what was written."""
     uploader = PackUploader(
         repository.store,
         repository.seal,
@@ -25,6 +26,9 @@ def repack(repository: Repository, packs: Iterable[bytes], marks: Marks) -> tupl
     try:
         moved = {pack for pack in packs if _move(repository, uploader, pack, marks.offsets(pack))}
         uploader.flush()
+        for pack in uploader.packs:  # The originals are about to go: trust only what reads back.
+            if pack_id(repository.store.get(pack_key(pack))) != pack:
+                raise Failed(f"{pack_key(pack)} was not stored as it was written")
     finally:
         uploader.close()
     return moved, uploader.bytes_uploaded

@@ -194,9 +194,12 @@ class Writer:
             raise AlreadyExists(f"backup {self._id} exists already")
         try:
             parts.store.put(key, data, if_absent=True)
-        except AlreadyExists:
-            # A repeated request may have met its own first try.
-            if self._stored(key) != data:
+        except VbackupError as error:
+            # A reply may be lost after the write, a repeated request may meet its own first try.
+            stored = self._stored(key)
+            if stored != data:
+                if stored is not None and not isinstance(error, AlreadyExists):
+                    parts.store.delete([key])
                 raise
         try:
             if self._stored(key) != data:
