@@ -129,6 +129,7 @@ MEANINGS: dict[str, Meaning] = {
 _LOCKED = Meaning(
     Refused, "Object Lock holds it; it can go when its retention ends (docs/storage.md)"
 )
+_NO_LOCK = Meaning(Usage, "turn on Object Lock for the bucket, or remove repository.object_lock")
 _NO_CREDENTIALS = Meaning(
     Denied,
     "set repository.access_key_id and secret_access_key, AWS_ACCESS_KEY_ID and"
@@ -211,8 +212,11 @@ def answer_status(error: boto.ClientError) -> int:
 
 def meaning_of(code: str, status: int = 0, message: str = "") -> Meaning:
     """What an error code says; an unknown one by its HTTP status."""
-    if code == "AccessDenied" and ("object lock" in message.lower() or "worm" in message.lower()):
+    said = message.lower().replace(" ", "")
+    if code == "AccessDenied" and ("objectlock" in said or "worm" in said):
         return _LOCKED
+    if code == "InvalidRequest" and "objectlockconfiguration" in said:
+        return _NO_LOCK
     known = MEANINGS.get(code)
     if known is not None:
         return known
