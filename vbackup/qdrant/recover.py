@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from uuid import uuid4
 
-from vbackup.errors import Refused
+from vbackup.errors import Damaged, Refused
 from vbackup.model.manifest import Artifact, CollectionPart, ShardPart
 from vbackup.ports import Reporter, Step
 from vbackup.qdrant.cluster import Cluster
@@ -113,7 +113,7 @@ def _upload(
 
     def body() -> Iterator[bytes]:
         yield head
-        for data in open_artifact(artifact):
+        for data in _exactly(artifact, open_artifact(artifact)):
             yield data
             step.advance(len(data))
         yield tail
@@ -127,6 +127,18 @@ def _upload(
         },
         params={"wait": True, "priority": "snapshot", "checksum": artifact.sha256},
     )
+
+
+def _exactly(artifact: Artifact, stream: Iterator[bytes]) -> Iterator[bytes]:
+    """The stream, as long as the artifact says; the server was told this length already."""
+    passed = 0
+    for data in stream:
+        passed += len(data)
+        if passed > artifact.length:
+            break
+        yield data
+    if passed != artifact.length:
+        raise Damaged(f"{artifact.name} is not {artifact.length} bytes long")
 
 
 def _warn_of_replicas(cluster: Cluster, part: CollectionPart, name: str, report: Reporter) -> None:

@@ -32,9 +32,15 @@ def upsert_points(cluster: Cluster, name: str, points: Sequence[Point]) -> None:
 
 def delete_points(cluster: Cluster, name: str, ids: Sequence[PointId]) -> None:
     """Remove points and wait until they are gone."""
+    if not ids:
+        return
     path = collection_path(name, "points", "delete")
+    where: dict[str, object] = {}
+    if cluster.info(name)["config"]["params"].get("sharding_method") == "custom":
+        # With shard keys Qdrant wants to know where to look, and all of them is an answer.
+        where["shard_key"] = list({replica.key: None for replica in cluster.replicas(name)})
     for start in range(0, len(ids), MATCHED):
-        body = {"points": list(ids[start : start + MATCHED])}
+        body = {"points": list(ids[start : start + MATCHED]), **where}
         cluster.ask("POST", path, body, params={"wait": True})
 
 
