@@ -43,8 +43,8 @@ def _shared(names: list[str], **attributes: Any) -> click.Option:
     return click.Option(names, expose_value=False, callback=_take, **attributes)
 
 
-class Command(click.Command):
-    """A command that takes the shared options too, and tells the session its name."""
+class _Named(click.Command):
+    """Takes the shared options too, and tells the session its name."""
 
     def __init__(
         self, name: str | None, params: list[click.Parameter] | None = None, **rest: Any
@@ -57,15 +57,14 @@ class Command(click.Command):
         return super().parse_args(ctx, args)
 
 
-class Group(click.Group):
+class Command(_Named):
+    """A command of one verb (`backup`)."""
+
+
+class Group(_Named, click.Group):
     """A command with verbs of its own (`key add`)."""
 
     command_class = Command
-
-    def __init__(
-        self, name: str | None, params: list[click.Parameter] | None = None, **rest: Any
-    ) -> None:
-        super().__init__(name, params=[*(params or []), *shared_options()], **rest)
 
 
 def command(name: str, **attributes: Any) -> Callable[[Callable[..., Any]], Command]:
@@ -81,7 +80,9 @@ pass_session = click.make_pass_decorator(Session, ensure=True)
 
 
 def _verb(context: click.Context) -> str:
-    """The word after `vbackup`: `key` for `vbackup key add`."""
+    """The word after `vbackup`: `key` for `vbackup key add`; empty before there is one."""
+    if context.parent is None:
+        return ""
     verb = context
     while verb.parent is not None and verb.parent.parent is not None:
         verb = verb.parent

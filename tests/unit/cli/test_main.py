@@ -1,0 +1,312 @@
+"""Shared options, errors, exit codes, JSON: what holds for every command."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from vbackup import errors
+from vbackup.cli.main import COMMANDS, PROGRAM, cli, run
+from vbackup.cli.session import Session
+from vbackup.errors import EXIT_CODES, VbackupError
+
+Run = Callable[..., Any]
+HEAVY = (
+    "boto3",
+    "botocore",
+    "qdrant_client",
+    "psycopg",
+    "pydantic",
+    "httpx",
+    "numpy",
+    "rich",
+    "structlog",
+)
+
+
+def vbackup(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A real process, as a shell starts it."""
+    return subprocess.run(
+        [sys.executable, "-m", "vbackup", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | environment,
+    )
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+    """Makes `vbackup list` fail with an error."""
+
+    def fail(error: BaseException) -> None:
+        def raising(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr("vbackup.cli.list.open_repository", raising)
+
+    return fail
+
+
+# ---------------------------------------------------------------- start
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["bakup"]])
+def test_nothing_heavy_is_imported_before_a_command_runs(arguments: list[str]) -> None:
+    program = (
+        "import sys; from vbackup.cli.main import run; run(sys.argv[1:]);"
+        f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True
+    )
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_no_command_needs_a_driver_to_explain_itself() -> None:
+    program = (
+        "import sys; from vbackup.cli.main import run, COMMANDS\n"
+        "for name in COMMANDS: assert run([name, '--help']) == 0, name\n"
+        "print([n for n in ('boto3', 'psycopg', 'qdrant_client') if n in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_shows_every_command_and_every_exit_code(vb: Run) -> None:
+    shown = vb("--help")
+    assert shown.code == 0
+    for name, (_, summary) in COMMANDS.items():
+        assert f"{name} " in shown.out
+        assert summary in shown.out
+    for code, (name, meaning) in EXIT_CODES.items():
+        assert f"{code} " in shown.out
+        assert f"{name}: {meaning}" in shown.out
+
+
+def test_version_and_module() -> None:
+    done = vbackup("--version")
+    assert (done.returncode, done.stdout.split()[0]) == (0, "vbackup")
+
+
+def test_without_a_command_it_helps_on_stderr_and_fails(vb: Run) -> None:
+    shown = vb()
+    assert (shown.code, shown.out) == (2, "")
+    assert "Usage: vbackup" in shown.err
+
+
+# ---------------------------------------------------------------- shared options
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--json", "list"],
+        ["list", "--json"],
+        ["--config", "vbackup.toml", "--json", "list"],
+        ["list", "--json", "--config", "vbackup.toml"],
+    ],
+)
+def test_shared_options_stand_before_or_after_the_command(
+    vb: Run, config_file: Path, arguments: list[str]
+) -> None:
+    shown = vb(*arguments)
+    assert shown.code == 0
+    assert shown.json == {"schema": "vbackup.list/1", "ok": True, "backups": [], "total": 0}
+
+
+def test_the_nearer_config_counts(vb: Run, config_file: Path) -> None:
+    assert vb("--config", "missing.toml", "list", "--config", str(config_file)).code == 0
+
+
+@pytest.mark.parametrize("variable", ["VBACKUP_JSON", "VBACKUP_LIST_JSON"])
+def test_options_are_read_from_the_environment(
+    vb: Run, config_file: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "1")
+    assert vb("list").json["ok"]
+
+
+def test_the_config_is_found_by_variable(
+    vb: Run, config_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert vb("list").code == 2
+    monkeypatch.setenv("VBACKUP_CONFIG", str(config_file))
+    assert vb("list").code == 0
+
+
+def test_every_option_has_its_variable(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VBACKUP_LIST_LIMIT", "7")
+    session = Session()
+    with cli.make_context(PROGRAM, ["list"], obj=session, auto_envvar_prefix="VBACKUP") as context:
+        command = cli.get_command(context, "list")
+        assert command is not None
+        with command.make_context("list", [], parent=context) as inner:
+            assert inner.params["limit"] == 7
+
+
+def test_verbosity_adds_up() -> None:
+    session = Session()
+    run(["-v", "list", "-v"], session)
+    assert session.verbosity == 2
+
+
+# ---------------------------------------------------------------- errors
+
+
+ENDINGS = [
+    errors.Failed, errors.Unreachable, errors.Damaged, errors.Usage, errors.Findings,
+    errors.Refused, errors.NotFound, errors.Locked, errors.Denied, errors.Interrupted,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ENDINGS, ids=lambda kind: kind.__name__)
+def test_an_error_is_one_line_and_a_hint(
+    vb: Run, config_file: Path, failing: Run, kind: type[VbackupError]
+) -> None:
+    failing(kind("cannot open the bucket", hint="look at repository.url"))
+    shown = vb("list")
+    assert shown.code == kind.code
+    assert shown.out == ""
+    assert shown.err == "vbackup: cannot open the bucket\nhint: look at repository.url\n"
+
+
+def test_an_error_is_a_document_with_json(vb: Run, config_file: Path, failing: Run) -> None:
+    failing(errors.Unreachable("no answer", hint="try again"))
+    shown = vb("list", "--json")
+    assert shown.code == 1
+    assert shown.json == {
+        "schema": "vbackup.list/1",
+        "ok": False,
+        "error": {
+            "code": 1,
+            "name": "failed",
+            "message": "no answer",
+            "hint": "try again",
+            "retryable": True,
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["bakup"], "error"),
+        (["list", "--limit", "x"], "list"),
+        (["--nonsense"], "error"),
+        (["pin"], "pin"),
+        (["key", "frobnicate"], "key"),
+    ],
+)
+def test_a_line_that_cannot_be_read_is_a_usage_error(
+    vb: Run, arguments: list[str], command: str
+) -> None:
+    plain = vb(*arguments)
+    assert plain.code == 2
+    assert plain.err.startswith("vbackup: ")
+    assert "hint: vbackup" in plain.err
+    shown = vb(*arguments, "--json")
+    assert shown.json["error"]["code"] == 2
+    assert shown.json["schema"] == f"vbackup.{command}/1"
+
+
+def test_a_misspelt_command_is_guessed(vb: Run) -> None:
+    assert "Did you mean 'backup'?" in vb("bakup").err
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), click.Abort()])
+def test_a_stopped_run_ends_with_130(
+    vb: Run, config_file: Path, failing: Run, stop: BaseException
+) -> None:
+    failing(stop)
+    assert vb("list", "--json").json["error"]["name"] == "interrupted"
+    assert vb("list").code == 130
+
+
+def test_a_bug_is_one_line_without_a_traceback(vb: Run, config_file: Path, failing: Run) -> None:
+    failing(ZeroDivisionError("division by zero\nand more"))
+    shown = vb("list", "-v")
+    assert shown.code == 1
+    assert shown.err.splitlines() == [
+        "vbackup: unexpected ZeroDivisionError: division by zero",
+        "hint: this is a bug: run again with -vv and report the traceback",
+    ]
+    assert "Traceback" in vb("list", "-vv").err
+
+
+def test_a_full_disk_is_no_bug(vb: Run, config_file: Path, failing: Run) -> None:
+    failing(OSError(28, "No space left on device", "/var/tmp/x"))
+    shown = vb("list")
+    assert (shown.code, shown.err) == (1, "vbackup: No space left on device: /var/tmp/x\n")
+
+
+def test_of_several_failures_the_known_one_is_shown(
+    vb: Run, config_file: Path, failing: Run
+) -> None:
+    group = ExceptionGroup("two", [ValueError("x"), errors.Denied("wrong key")])
+    failing(group)
+    assert vb("list").code == 7
+
+
+def test_messages_and_tracebacks_hold_no_secrets(vb: Run, config_file: Path, failing: Run) -> None:
+    vb("check", "--help")
+    failing(errors.Failed("postgresql://app:sesame-open@db: no", hint="password=sesame-open"))
+    for arguments in (["list", "-vv"], ["list", "--json"]):
+        shown = vb(*arguments)
+        assert "sesame-open" not in shown.out + shown.err
+
+
+def test_an_error_after_the_result_prints_no_second_document(
+    vb: Run, config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def emit_and_fail(session: Session, *_: object, **__: object) -> None:
+        sys.stdout.write(json.dumps({"schema": "vbackup.list/1", "ok": False}))
+        session.emitted = True
+        raise errors.Findings("damaged")
+
+    monkeypatch.setattr("vbackup.cli.list.emit", emit_and_fail)
+    shown = vb("list", "--json")
+    assert (shown.code, shown.json["ok"]) == (3, False)
+    assert shown.err == "vbackup: damaged\n"
+
+
+# ---------------------------------------------------------------- processes
+
+
+def test_a_reader_that_goes_away_is_no_error(config_file: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "vbackup", "list"],
+        stdout=writing, stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_sigterm_ends_with_130(tmp_path: Path) -> None:
+    """A configuration that never ends (a FIFO) holds the command until it is stopped."""
+    fifo = tmp_path / "never.toml"
+    os.mkfifo(fifo)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "vbackup", "list", "--config", str(fifo)],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    # Opening the other end returns once the command waits for its configuration.
+    with fifo.open("w"):
+        child.terminate()
+        _, said = child.communicate(timeout=30)
+    assert (child.returncode, said.splitlines()[0]) == (130, "vbackup: stopped")
