@@ -452,3 +452,22 @@ class PointTarget(Protocol):
     def reader(self) -> PointSource:
         """The restored collections, to reconcile them."""
         ...
+
+
+# ---------------------------------------------------------------- cache
+
+
+class Cache(Protocol):
+    """The cache beside the pair (Redis)."""
+
+    def invalidate(self) -> int:
+        """Forget what belongs to an abandoned timeline, as configured; how many keys went."""
+        ...
+
+    def dump(self) -> Iterator[bytes]:
+        """The keys that a backup keeps."""
+        ...
+
+    def load(self, stream: Iterator[bytes]) -> int:
+        """Write dumped keys back; how many."""
+        ...

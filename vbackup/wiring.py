@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vbackup.postgres.source import PostgresSource
     from vbackup.qdrant.source import QdrantSource
     from vbackup.qdrant.target import QdrantTarget
+    from vbackup.redis.cache import RedisCache
     from vbackup.repository.lease import Lease
     from vbackup.repository.repository import Repository, RepositoryOptions
 
@@ -166,8 +167,11 @@ def backup(
         points = point_source(config, clock) if config.qdrant else None
         if points:
             stack.callback(points.close)
+        cache = redis_cache(config) if config.redis and config.redis.backup else None
+        if cache:
+            stack.callback(cache.close)
         return Backup(
-            pair=Pair(records, points),
+            pair=Pair(records, points, cache),
             repository=open_repository(config.repository, clock),
             links=links(config),
             ignore=config.ignore,
@@ -198,7 +202,15 @@ def restorer(
         settings=RestoreSettings(config.watermark.work_dir, settle),
         reporter=reporter,
         clock=clock,
+        cache=redis_cache(config),
     )
+
+
+def redis_cache(config: Config) -> RedisCache | None:
+    """The cache beside the pair; None without a `[redis]` section. Nothing is contacted yet."""
+    from vbackup.redis.cache import RedisCache
+
+    return RedisCache(config.redis) if config.redis else None
 
 
 def restore(

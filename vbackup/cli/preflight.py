@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -79,7 +79,14 @@ class Preflight:
         self._probe("repository", self._repository)
         self._probe("work folder", self._work_folder)
         if self.settings.config.redis:
-            self._add(Check("redis", "skipped", "configured; this version does not contact it"))
+            self._probe("redis", self._redis)
+
+    def _redis(self) -> str:
+        cache, settings = wiring.redis_cache(self.settings.config), self.settings.config.redis
+        if cache is None or settings is None:
+            return "not configured"
+        with closing(cache):
+            return f"version {cache.check()}, on restore: {settings.on_restore}"
 
     def document(self) -> dict[str, object]:
         """As scripts read it."""

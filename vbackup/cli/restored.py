@@ -72,7 +72,7 @@ def restore_document(done: Done, reembed_file: Path | None) -> dict[str, object]
         },
         "reconcile": reconcile_document(result.reconcile) if result.reconcile else None,
         "rto_seconds": round(result.rto_seconds, 3),
-        "cache": {"invalidated": 0},
+        "cache": {"invalidated": result.invalidated, "restored": result.cached},
         "warnings": result.warnings,
     }
     if switch:
@@ -95,6 +95,8 @@ def render_result(screen: Screen, done: Done, reembed_file: Path | None) -> None
         screen.line()
         render_links(screen, result.reconcile.reports)
     _render_reembed(screen, result, reembed_file)
+    if result.invalidated:
+        screen.line(f"cache: {result.invalidated:,} keys of the abandoned timeline invalidated")
     for warning in result.warnings:
         screen.line(f"warning: {warning}", "yellow")
     if done.switch:

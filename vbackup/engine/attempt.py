@@ -36,6 +36,7 @@ from vbackup.model.manifest import (
 )
 from vbackup.ports import (
     BackupWriter,
+    Cache,
     Clock,
     DumpStream,
     PointSource,
@@ -61,10 +62,12 @@ class BackupOptions:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The live stores. `points` is None for PostgreSQL alone (pgvector)."""
+    """The live stores. `points` is None for PostgreSQL alone (pgvector); `cache` is there when
+    its keys are to be kept."""
 
     records: RecordSource
     points: PointSource | None
+    cache: Cache | None = None
 
 
 class ShardLost(VbackupError):
@@ -79,6 +82,7 @@ class Attempt:
     qdrant: QdrantPart | None = None
     patch: PatchPart = PatchPart()
     rows: tuple[RowListing, ...] = ()
+    redis: Artifact | None = None
 
     def __init__(
         self,
@@ -136,6 +140,7 @@ class Attempt:
             self.postgres = describe.postgres(self._pair.records, dumped)
             self.qdrant = describe.qdrant(self._store, stored) if self._store else None
             self._store_comparison(authority, patch)
+            self._store_cache()
 
     # ------------------------------------------------------------ watermark
 
@@ -228,6 +233,12 @@ class Attempt:
                 )
                 for name, listed in listings.items()
             )
+
+    def _store_cache(self) -> None:
+        if self._pair.cache:
+            with self._reporter.step("store the cache") as step:
+                stream = self._stop.guard(self._pair.cache.dump())
+                self.redis = self._writer.add("redis", stream, step=step)
 
     # ------------------------------------------------------------ comparing
 

@@ -70,6 +70,7 @@ class Backup:
                         links=tuple(self.links),
                         patch=attempt.patch,
                         rows=attempt.rows,
+                        redis=attempt.redis,
                         statistics=Statistics(seconds=self.clock.monotonic() - started),
                         tags=dict(self.options.tags),
                         ignore=tuple(self.ignore),

@@ -57,6 +57,7 @@ class InPlaceRestore:
                 f"the switch stopped half way: {error.message}",
                 hint=f"go back with: vbackup restore --go-back {state_file} --yes",
             ) from error
+        self.restore.renew_cache(plan, result)
         self._drop_beside(plan)
         result.warnings[:0] = beside.warnings
         result.rto_seconds = self.switch.clock.monotonic() - started

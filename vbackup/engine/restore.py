@@ -23,7 +23,7 @@ from vbackup.model.blocks import Point
 from vbackup.model.link import Link
 from vbackup.model.manifest import Artifact, CollectionPart, Manifest
 from vbackup.model.patch import PatchLine, decode
-from vbackup.ports import Clock, PointTarget, RecordTarget, Reporter, Repository
+from vbackup.ports import Cache, Clock, PointTarget, RecordTarget, Reporter, Repository
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,8 @@ class RestoreResult:
     points: dict[str, int] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    invalidated: int = 0
+    cached: int = 0
 
     @property
     def clean(self) -> bool:
@@ -66,6 +68,7 @@ class Restore:
     links: Sequence[Link] | None = None
     ignore: Sequence[str] | None = None
     stop: StopSwitch = field(default_factory=StopSwitch)
+    cache: Cache | None = None
 
     def plan(self, backup_id: str, options: RestoreOptions) -> RestorePlan:
         """The plan, checked against the target servers. Nothing is changed.
@@ -107,6 +110,8 @@ class Restore:
             if not options.keep_failed:
                 self._undo(undo)
             raise
+        if plan.takes_live_names:
+            self.renew_cache(plan, result)
         result.rto_seconds = self.clock.monotonic() - started
         return result
 
@@ -116,6 +121,26 @@ class Restore:
         self._settle(plan, result)
         result.reconcile = self._reconcile(plan, result)
         self._aliases(plan, result)
+
+    def renew_cache(self, plan: RestorePlan, result: RestoreResult) -> None:
+        """What the cache knows of the abandoned timeline goes; kept keys come back.
+
+        Only for a pair that is live now: one restored beside the live pair abandons nothing."""
+        if self.cache is None:
+            return
+        try:
+            with self.reporter.step("invalidate the cache", unit="keys") as step:
+                result.invalidated = self.cache.invalidate()
+                step.advance(result.invalidated)
+            if plan.manifest.redis:
+                with self.reporter.step("bring cached keys back", unit="keys") as step:
+                    result.cached = self.cache.load(self._read(plan.manifest.redis))
+                    step.advance(result.cached)
+        except VbackupError as error:
+            # The pair is proven and live: it is not taken away over a cache.
+            result.warnings.append(
+                f"the cache may hold keys of the abandoned timeline, flush it: {error.message}"
+            )
 
     # ------------------------------------------------------------ before
 

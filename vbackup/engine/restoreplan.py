@@ -44,6 +44,12 @@ class RestorePlan:
     steps: tuple[PlanStep, ...]
 
     @property
+    def takes_live_names(self) -> bool:
+        """Whether everything it restores gets the name that it had when it was backed up."""
+        live = self.manifest.postgres.facts.database
+        return self.database in (None, live) and all(old == new for old, new in self.names.items())
+
+    @property
     def parts(self) -> list[CollectionPart]:
         """The collections to restore."""
         found = self.manifest.qdrant.collections if self.manifest.qdrant else ()
