@@ -13,12 +13,15 @@ import os
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import botocore.session
+import urllib3
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config as ClientConfig
 from pydantic import SecretStr
+from urllib3.exceptions import InsecureRequestWarning
 
 from vbackup.config import RepositoryConfig
 from vbackup.errors import Usage
+from vbackup.redact import safe_url
 from vbackup.storage.s3_errors import DRIVER_ERRORS, translate
 
 if TYPE_CHECKING:
@@ -46,7 +49,8 @@ def connect(config: RepositoryConfig, bucket: str) -> S3Client:
     endpoint = endpoint_of(config)
     if endpoint and not endpoint.startswith(("http://", "https://")):
         raise Usage(
-            f"repository.endpoint_url is not a URL: {endpoint}", hint=f"write https://{endpoint}"
+            f"repository.endpoint_url is not a URL: {safe_url(endpoint)}",
+            hint=f"write https://{safe_url(endpoint)}",
         )
     try:
         session = botocore.session.Session(profile=config.profile)
@@ -71,6 +75,7 @@ def connect(config: RepositoryConfig, bucket: str) -> S3Client:
 
 def _verify(config: RepositoryConfig) -> bool | str | None:
     if not config.verify_tls:
+        urllib3.disable_warnings(InsecureRequestWarning)  # the user asked for it
         return False
     return str(config.ca_file) if config.ca_file else None
 

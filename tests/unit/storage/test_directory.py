@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -243,6 +244,21 @@ def test_translation(code: int, verb: str, expected: type[VbackupError], retryab
     assert type(error) is expected
     assert error.retryable is retryable
     assert f"cannot {verb} /repo/a" in error.message or "symbolic link" in error.message
+
+
+def test_puts_and_deletes_race_for_their_directories(store: DirectoryStore, tmp_path: Path) -> None:
+    """Deletes drop empty directories while puts make them: no put may fail, none be lost."""
+
+    def work(number: int) -> None:
+        for turn in range(60):
+            store.put(f"d/{turn % 2}/{number}", b"%d" % turn)
+            if turn < 59:
+                store.delete([f"d/{turn % 2}/{number}"])
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    assert [found.key for found in store.scan()] == [f"d/1/{number}" for number in range(4)]
+    assert _leftovers(tmp_path) == []
 
 
 def test_modified_is_utc(store: DirectoryStore) -> None:
