@@ -55,10 +55,21 @@ class Outcome:
     restore: RestoreResult
     found: Comparison
     live: Comparison
+    restored_dsn: str
 
     @property
     def reembed(self) -> set[str]:
         return {line.key for line in self.restore.applied.reembed}
+
+    def prove(self) -> None:
+        """What must hold after every run, whatever the scenario."""
+        assert not self.live.wrong, "the simulator itself went wrong"
+        assert not self.live.unfinished, "the simulator itself went wrong"
+        assert self.found.wrong == set()
+        assert self.found.unfinished == self.reembed
+        assert self.found.live > 0
+        assert self.restore.clean
+        assert self.backup.manifest.patch.reembed == len(self.reembed)
 
     def line(self) -> str:
         record, patch = self.backup.manifest.watermark, self.backup.manifest.patch
@@ -78,8 +89,53 @@ class Outcome:
         )
 
 
-class Torture(Protocol):
-    def __call__(self, scenario: Scenario, strategy: Strategy = "capture") -> Outcome: ...
+@dataclass(slots=True)
+class Arena:
+    """One application under torture, step by step: `begin`, `back_up`, `judge`."""
+
+    application: Callable[[Scenario], Application]
+    postgres: PostgresServer
+    qdrant: QdrantServer
+    directory: Path
+    stack: ExitStack
+    record: Callable[[str, object], None]
+
+    def begin(
+        self, scenario: Scenario, strategy: Strategy = "capture"
+    ) -> tuple[Application, Config]:
+        """The application under writes, and the configuration that backs it up."""
+        app = self.application(scenario)
+        config = _config(app, strategy, self.postgres, self.qdrant, self.directory)
+        wiring.create_repository(config.repository)
+        return app, config
+
+    def back_up(self, config: Config) -> BackupResult:
+        return wiring.backup(config, SilentReporter(), SystemClock())
+
+    def judge(self, app: Application, config: Config, backup: BackupResult) -> Outcome:
+        """Bring the application to rest, restore beside it, and ask the oracle about both."""
+        app.quiesce()
+        live = compare(app.dsn, app.store, app.scenario)
+        restored = f"{app.name}_back"
+        self.stack.callback(wiring.record_target(config).drop, restored)
+        store = self.stack.enter_context(app.store.sibling(restored))
+        self.stack.callback(store.drop)
+        # 500 writes a second on 500 rows make a patch that would be a runaway anywhere else.
+        options = RestoreOptions(database=restored, collection_suffix="_back", force=True)
+        restore = wiring.restore(
+            config, backup.manifest.id, SilentReporter(), SystemClock(), options
+        )
+        dsn = self.postgres.dsn(restored)
+        found = compare(dsn, store, app.scenario)
+        outcome = Outcome(app.scenario, backup, restore, found, live, dsn)
+        self.record("torture", outcome.line())
+        print(outcome.line())  # noqa: T201 - shown when the test fails
+        return outcome
+
+    def __call__(self, scenario: Scenario, strategy: Strategy = "capture") -> Outcome:
+        """All steps."""
+        app, config = self.begin(scenario, strategy)
+        return self.judge(app, config, self.back_up(config))
 
 
 class Naive(Protocol):
@@ -118,33 +174,10 @@ def torture(
     qdrant_server: QdrantServer,
     tmp_path: Path,
     record_property: Callable[[str, object], None],
-) -> Iterator[Torture]:
-    """Runs one scenario from the first write to the oracle's verdict."""
-
-    def run(scenario: Scenario, strategy: Strategy = "capture") -> Outcome:
-        app = application(scenario)
-        config = _config(app, strategy, postgres_server, qdrant_server, tmp_path)
-        wiring.create_repository(config.repository)
-        backup = wiring.backup(config, SilentReporter(), SystemClock())
-        app.quiesce()
-        live = compare(app.dsn, app.store, scenario)
-        restored = f"{app.name}_back"
-        stack.callback(wiring.record_target(config).drop, restored)
-        store = stack.enter_context(app.store.sibling(restored))
-        stack.callback(store.drop)
-        # 500 writes a second on 500 rows make a patch that would be a runaway anywhere else.
-        options = RestoreOptions(database=restored, collection_suffix="_back", force=True)
-        restore = wiring.restore(
-            config, backup.manifest.id, SilentReporter(), SystemClock(), options
-        )
-        found = compare(postgres_server.dsn(restored), store, scenario)
-        outcome = Outcome(scenario, backup, restore, found, live)
-        record_property("torture", outcome.line())
-        print(outcome.line())  # noqa: T201 - shown when the test fails
-        return outcome
-
+) -> Iterator[Arena]:
+    """Runs scenarios from the first write to the oracle's verdict."""
     with ExitStack() as stack:
-        yield run
+        yield Arena(application, postgres_server, qdrant_server, tmp_path, stack, record_property)
 
 
 @pytest.fixture
