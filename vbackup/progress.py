@@ -93,7 +93,7 @@ class TerminalReporter:
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            _AmountColumn(),
+            AmountColumn(),
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[detail]}", style="dim", markup=False),
             console=self._console,
@@ -167,7 +167,7 @@ class _Bar(_Counter):
         self._progress.update(self._task, detail=redact.scrub(text))
 
 
-class _AmountColumn(ProgressColumn):
+class AmountColumn(ProgressColumn):
     """`1.2 GiB of 3.0 GiB, 85 MiB/s` in the step's own unit."""
 
     def render(self, task: Task) -> Text:

@@ -94,12 +94,20 @@ def own_process_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterat
         monkeypatch.delenv(name, raising=False)
     root, ours = logging.getLogger(), logging.getLogger("vbackup")
     before = root.handlers[:], root.level, ours.level
+    # A passphrase is stretched for a tenth of a second in earnest; every command opens one.
+    monkeypatch.setattr("vbackup.repository.keys._SCRYPT_N", 16)
     yield
     root.handlers[:], level, own = before
     root.setLevel(level)
     ours.setLevel(own)
     structlog.reset_defaults()
     redact.forget()
+
+
+@pytest.fixture
+def clock() -> FixedClock:
+    """The clock that commands run by."""
+    return FixedClock()
 
 
 @pytest.fixture
