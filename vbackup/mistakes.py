@@ -103,7 +103,7 @@ def _suggestion(loc: tuple[int | str, ...]) -> str:
     model: type[BaseModel] | None = Config
     for step in loc[:-1]:
         if isinstance(step, str) and model is not None:
-            model = _section(model, step)
+            model = section_model(model, step)
     names = list(model.model_fields) if model else []
     wrong = str(loc[-1])
     close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.6)
@@ -114,11 +114,11 @@ def _suggestion(loc: tuple[int | str, ...]) -> str:
 
 
 def _names_of(section: str) -> list[str]:
-    model = _section(Config, section)
+    model = section_model(Config, section)
     return list(model.model_fields) if model else []
 
 
-def _section(model: type[BaseModel], name: str) -> type[BaseModel] | None:
+def section_model(model: type[BaseModel], name: str) -> type[BaseModel] | None:
     """The model that a field holds (alone, optional, or in a tuple), if it holds one."""
     info = model.model_fields.get(name)
     pending: list[Any] = [info.annotation] if info else []
