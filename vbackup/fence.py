@@ -6,7 +6,7 @@
 
 A writer holds the fence shared, so writers never wait for each other; a backup takes it
 exclusively for the moment of its watermark. In any other language it is one line of SQL at the
-start of the transaction: `SELECT pg_advisory_xact_lock_shared(8530205801204674560)`.
+start of the transaction: `SELECT pg_advisory_xact_lock_shared(8530487723825655808)`.
 """
 
 from __future__ import annotations

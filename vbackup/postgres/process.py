@@ -163,7 +163,8 @@ def output(command: Sequence[str], env: Mapping[str, str]) -> bytes:
 def dump_failure(program: str, stderr: str) -> VbackupError:
     """What a failing pg_dump or pg_dumpall means, by what it wrote to stderr."""
     message = f"{program} failed: {stderr or 'it said nothing'}"
-    if "lock timeout" in stderr or "could not obtain lock" in stderr:
+    # pg_dump sets its --lock-wait-timeout as a statement_timeout for its LOCK TABLE.
+    if "Query was: LOCK TABLE" in stderr and "permission denied" not in stderr:
         hint = "a schema change waits for a table that is being dumped; try again when it is done"
         return Failed(message, hint=hint, retryable=True)
     if "row-level security" in stderr or "row security" in stderr:

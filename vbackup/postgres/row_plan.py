@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from functools import cached_property
 from psycopg import sql
 
 from vbackup.errors import Usage
+from vbackup.model.keys import canonical
 from vbackup.model.link import RowSource
 from vbackup.postgres import relations
 from vbackup.postgres.connection import Connection
@@ -18,13 +20,15 @@ from vbackup.postgres.connection import Connection
 _INTEGERS = frozenset({20, 21, 23})
 _UUID = 2950
 _TEXTS = frozenset({25, 1043})
-_FLOATS = frozenset({700, 701})
+_FLOAT4 = 700
+_FLOATS = frozenset({_FLOAT4, 701})
 _NUMERIC = 1700
 _JSONS = frozenset({114, 3802})
 # Types whose text never looks like a UUID, so that it is canonical as PostgreSQL writes it.
 _PLAIN = _INTEGERS | {_UUID, _NUMERIC, 16, 26, 1082, 1114, 1184}
 _INT64 = 2**63
 _INTEGER_TEXT = re.compile(r"0|-?[1-9][0-9]{0,18}")
+_FLOAT4_LIMIT = 3e38
 _UUID_TEXT = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -60,6 +64,9 @@ class Expression:
         of integers, UUIDs or text is used."""
         if self.type_oid in _INTEGERS:
             return self.value, "int8", [key if _is_int64(key) else None for key in keys]
+        if self.floating:
+            kind = "float4" if self.type_oid == _FLOAT4 else "float8"
+            return self.value, kind, [key if _is_float(key, kind) else None for key in keys]
         if self.type_oid == _UUID:
             return self.value, "uuid", [k if _UUID_TEXT.fullmatch(k) else None for k in keys]
         side = self.value if self.type_oid in _TEXTS else self.text
@@ -250,6 +257,16 @@ def _expression(text: str, columns: frozenset[str]) -> sql.Composable:
 
 def _raw(text: str) -> sql.SQL:
     return sql.SQL(text)
+
+
+def _is_float(key: str, kind: str) -> bool:
+    """Whether the key is how a value of this type is spelled."""
+    try:
+        value = float(key)
+    except ValueError:
+        return False
+    fits = kind == "float8" or not _FLOAT4_LIMIT < abs(value) < math.inf
+    return fits and canonical(value) == key
 
 
 def _is_int64(key: str) -> bool:

@@ -27,6 +27,19 @@ SELECT pg_catalog.pg_export_snapshot(), pg_catalog.clock_timestamp(),
 """
 
 
+# The first eight hexadecimal digits of a segment's name. A standby does not say.
+_TIMELINE = """
+SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN 0 ELSE
+    ('x' || substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8))::bit(32)::int
+END
+"""
+_WAITERS = """
+SELECT pg_catalog.format('%s (pid %s): %s', usename, pid, pg_catalog.left(query, 200))
+FROM pg_catalog.pg_stat_activity
+WHERE pg_catalog.pg_backend_pid() = ANY (pg_catalog.pg_blocking_pids(pid))
+"""
+
+
 class SnapshotView:
     """One exported snapshot, held by a session of its own; a RowView.
 
@@ -163,6 +176,22 @@ class Candidate(SnapshotView):
     ) -> None:
         super().__init__(connection, row_identity=row_identity)
         self._dumps = dumps
+        (timeline,) = one(connection, _TIMELINE)
+        self._timeline = int(str(timeline))
+
+    @property
+    def timeline(self) -> int:
+        """The write-ahead log's timeline, which every promotion of a standby changes."""
+        return self._timeline
+
+    def waiters(self) -> list[str]:
+        """Who waits for the locks of this watermark: schema changes, and those behind them. A
+        dump cannot begin on a table that somebody waits for."""
+        with translated("looking for waiting sessions"), self._session() as connection:
+            # Within a transaction, pg_stat_activity stays as it was first looked at.
+            connection.execute("SELECT pg_catalog.pg_stat_clear_snapshot()")
+            rows = connection.execute(_WAITERS)
+            return [str(who) for (who,) in rows]
 
     def dumps(self) -> Sequence[DumpStream]:
         """What to dump under this snapshot; the streams may be read in parallel."""

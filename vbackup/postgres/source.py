@@ -14,7 +14,7 @@ from vbackup.model.blocks import RowBlock
 from vbackup.model.link import Link, RowSource
 from vbackup.model.manifest import DatabaseFacts
 from vbackup.ports import Clock, DumpStream, Reporter
-from vbackup.postgres import client_tools, dump, feeds, locks
+from vbackup.postgres import client_tools, dump, feeds, locks, readiness
 from vbackup.postgres.connection import (
     Connection,
     connect,
@@ -24,6 +24,7 @@ from vbackup.postgres.connection import (
 )
 from vbackup.postgres.facts import database_facts
 from vbackup.postgres.failures import translated
+from vbackup.postgres.probe import SourceProbe, probe
 from vbackup.postgres.row_plan import RowPlan, plan
 from vbackup.postgres.snapshot import BEGIN, Candidate, SnapshotView
 
@@ -131,6 +132,25 @@ class PostgresSource:
             yield held
         finally:
             connection.close()
+
+    def restore_point(self, name: str) -> str:
+        """Mark this moment in the write-ahead log, so that a PITR system can come back to it.
+        Returns its LSN. Raises Denied without EXECUTE on pg_create_restore_point, Failed where
+        wal_level is minimal."""
+        with translated("marking a restore point"), self._session() as connection:
+            (lsn,) = one(connection, "SELECT pg_catalog.pg_create_restore_point(%s)::text", (name,))
+            return str(lsn)
+
+    def probe(self, link: Link) -> list[SourceProbe]:
+        """What `check` shows of a link's row sources. Raises NotFound, Usage."""
+        doing = f"looking at link {link.name}"
+        with translated(doing, configured=True), self._session() as connection:
+            return [probe(connection, source) for source in link.rows]
+
+    def problems(self) -> list[str]:
+        """What would make a backup of this database fail, one line each; for `check`."""
+        with self._session() as connection:
+            return readiness.problems(connection, self._config)
 
     def close(self) -> None:
         """End the session that the change feed keeps."""

@@ -21,6 +21,8 @@ from vbackup.postgres.connection import (
     reached,
 )
 from vbackup.postgres.failures import translated
+from vbackup.postgres.process import environment
+from vbackup.postgres.properties import apply_properties
 from vbackup.postgres.restore import OpenArtifact, Restore, counted, grant_one_by_one
 from vbackup.postgres.source import PostgresSource
 
@@ -79,10 +81,17 @@ class PostgresTarget:
                 with closing(main_blocks), path.open("wb") as spool:
                     spool.writelines(main_blocks)
                 restore.run(path, tables, open_artifact, step)
-            if restore.superuser:
-                grant_one_by_one(connection, restore.retry)
-            with report.step("analyze", unit="tables"):
-                connection.execute("ANALYZE")
+                if restore.superuser:
+                    grant_one_by_one(connection, restore.retry)
+                with report.step("analyze", unit="tables"):
+                    connection.execute("ANALYZE")
+                restore.warnings += apply_properties(
+                    connection,
+                    restore.tools,
+                    path,
+                    environment(restore.params),
+                    part.facts.database,
+                )
         return self._warnings.pop(database, []) + restore.warnings
 
     def drop(self, database: str) -> None:
