@@ -24,6 +24,7 @@ from vbackup.config import PostgresConfig, QdrantConfig
 from vbackup.engine.reconcile import Reconcile, ReconcileOptions, ReconcileResult, live_rows
 from vbackup.engine.repair import Repair, RepairOptions, RepairResult, repair_kinds
 from vbackup.engine.reread import Reread
+from vbackup.model.blocks import Point
 from vbackup.model.finding import Finding
 from vbackup.model.link import Link, PayloadPath, RowSource
 from vbackup.model.patch import Reembed
@@ -186,11 +187,19 @@ class RealPair:
         return result, found
 
     def repair(
-        self, result: ReconcileResult, found: list[Finding], kinds: str = "all", **options: Any
+        self,
+        result: ReconcileResult,
+        found: list[Finding],
+        kinds: str = "all",
+        *,
+        before_delete: Callable[[Sequence[Point]], None] = lambda _: None,
+        **options: Any,
     ) -> tuple[RepairResult, list[Reembed]]:
         reembed: list[Reembed] = []
         reread = Reread(live_rows(self.records), self.points, self.tmp_path)
-        repair = Repair(reread, LiveEditor(self.cluster), SilentReporter(), reembed.append)
+        repair = Repair(
+            reread, InterruptedEditor(self.cluster, before_delete), SilentReporter(), reembed.append
+        )
         chosen = RepairOptions(repair_kinds(kinds), self.tmp_path / "removed.jsonl", **options)
         return repair.run(result.targets, result.reports, lambda: found, chosen), reembed
 
@@ -200,6 +209,18 @@ class RealPair:
         self.points.close()
         self.cluster.close()
         self.records.close()
+
+
+class InterruptedEditor(LiveEditor):
+    """Lets somebody act at the worst moment: all looks are done, the delete comes next."""
+
+    def __init__(self, cluster: Cluster, before: Callable[[Sequence[Point]], None]) -> None:
+        super().__init__(cluster)
+        self._before = before
+
+    def delete_unchanged(self, collection: str, points: Sequence[Point]) -> None:
+        self._before(points)
+        super().delete_unchanged(collection, points)
 
 
 def owner(number: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -119,6 +119,37 @@ def test_repair_beside_writers_loses_no_point(
     listed = {line.key for line in reembed}
     _, left = pair.reconcile(confirm=False)
     assert {f.key for f in left} <= listed
+
+
+@pytest.mark.parametrize("version", ["1.16.3", "1.17.0"])
+@pytest.mark.parametrize("kind", ["id-int", "payload"])
+def test_rows_that_come_right_before_the_delete_keep_their_points(
+    pairs: Callable[..., Any], kind: str, version: str
+) -> None:
+    """Each in the version of the orphan that is there, or in another one, its point's write
+    acknowledged or still on its way."""
+    pair = pairs(kind, version)
+    numbers = range(1, 101)
+    pair.put(numbers, 1)
+    result, found = pair.reconcile(confirm=False)
+    came: dict[str, int] = {}
+
+    def come(points: Sequence[Point]) -> None:
+        chosen = [point for point in points if int(point.vector[0]) % 5 < 3]  # type: ignore[index]
+        for point in chosen:
+            number = int(point.vector[0])  # type: ignore[index]
+            came[pair.key(number)] = new = 1 + number % 5 % 2
+            pair.insert([number], new)
+            pair.write(pair.dots(number, new), wait="false" if number % 2 else "true")
+
+    repaired, reembed = pair.repair(result, found, force=True, before_delete=come)
+    assert len(came) == 60
+    assert repaired.put_back == sum(version == 1 for version in came.values())
+    assert repaired.deleted["orphans"] == 40
+    assert reembed == []
+    after, found = pair.reconcile(confirm=False)
+    assert found == []
+    assert after.reports[0].rows == after.reports[0].points == 60
 
 
 @pytest.mark.parametrize("version", ["1.16.3", "1.17.0"])
