@@ -21,8 +21,8 @@ _REACH = "check that Qdrant runs there and that [qdrant] url or nodes names it"
 _TLS = "set [qdrant] ca_file to the CA that signed the server's certificate"
 
 
-def of_transport(error: httpx.TransportError, what: str, location: str) -> VbackupError:
-    """The request never got a whole answer."""
+def of_transport(error: Exception, what: str, location: str) -> VbackupError:
+    """The request never got a whole answer: an exception of httpx or of the standard library."""
     cause = _tls_cause(error)
     if isinstance(cause, ssl.SSLCertVerificationError):
         return Failed(f"{location}: certificate not trusted ({cause.verify_message})", hint=_TLS)
@@ -31,7 +31,7 @@ def of_transport(error: httpx.TransportError, what: str, location: str) -> Vback
         return Failed(f"{location}: TLS failed ({cause.reason or cause})", hint=hint)
     if isinstance(error, httpx.UnsupportedProtocol):
         return Failed(f"{location}: not an http:// or https:// URL", hint=_REACH)
-    if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
+    if isinstance(error, (httpx.ReadTimeout, httpx.WriteTimeout, TimeoutError)):
         hint = "raise [qdrant] timeout, or look at the server's load"
         return Unreachable(f"Qdrant at {location} did not answer {what} in time", hint=hint)
     reason = str(error) or type(error).__name__

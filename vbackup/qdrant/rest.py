@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from http.client import HTTPResponse
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -16,6 +17,7 @@ from vbackup.config import QdrantConfig
 from vbackup.errors import Failed, Unreachable, Usage, VbackupError
 from vbackup.ports import Clock
 from vbackup.qdrant import failures
+from vbackup.qdrant.download import open_stream
 
 ATTEMPTS = 4
 LONGEST_PAUSE = 65.0
@@ -38,6 +40,8 @@ class Node:
         self._options = options
         self._clock = clock
         self._url = url.rstrip("/")
+        self._local = urlsplit(url).hostname in LOOPBACK
+        self._tls = _tls(options)
         if options.api_key:
             redact.register(options.api_key.get_secret_value())
         self._client = self._connect(options.timeout)
@@ -78,23 +82,17 @@ class Node:
                 self._clock.sleep(min(retry.after or 0.1 * 2**attempt, LONGEST_PAUSE))
         raise Unreachable(f"Qdrant at {self.location} was not asked")
 
-    @contextmanager
-    def stream(self, path: str) -> Iterator[httpx.Response]:
+    def stream(self, path: str) -> AbstractContextManager[HTTPResponse]:
         """A long GET on a connection of its own, so that no stale keep-alive can break it."""
-        what = f"GET {path}"
-        client = self._connect(self._options.timeout)
-        try:
-            with client.stream("GET", self._url + path) as response:
-                if response.status_code != httpx.codes.OK:
-                    response.read()
-                    raise failures.of_status(
-                        response.status_code, response.content, what, self.location
-                    )
-                yield response
-        except httpx.TransportError as error:
-            raise failures.of_transport(error, what, self.location) from error
-        finally:
-            client.close()
+        return open_stream(
+            self._url + path,
+            self._headers(),
+            timeout=self._options.timeout,
+            tls=self._tls,
+            proxies={} if self._local else None,
+            what=f"GET {path}",
+            location=self.location,
+        )
 
     def upload(
         self, path: str, content: Iterator[bytes], headers: dict[str, str], params: Params
@@ -151,32 +149,23 @@ class Node:
         raise refused
 
     def _connect(self, timeout: float) -> httpx.Client:
-        key = self._options.api_key
-        # Compression would cost more than it saves, and would hide a stream's first bytes.
-        headers = {"accept-encoding": "identity"}
-        if key:
-            headers["api-key"] = key.get_secret_value()
-        local = urlsplit(self._url).hostname in LOOPBACK
         return httpx.Client(
-            headers=headers,
-            verify=self._verify(),
+            headers=self._headers(),
+            verify=self._tls,
             timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0)),
             # Qdrant closes idle connections after five seconds: leave them a little earlier.
             limits=httpx.Limits(
                 max_connections=64, max_keepalive_connections=16, keepalive_expiry=4
             ),
-            trust_env=not local,
+            trust_env=not self._local,
         )
 
-    def _verify(self) -> ssl.SSLContext | bool:
-        if not self._options.verify_tls or not self._url.startswith("https"):
-            return False
-        try:
-            ca_file = self._options.ca_file
-            return ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise Usage(f"[qdrant] ca_file {self._options.ca_file}: {reason}") from error
+    def _headers(self) -> dict[str, str]:
+        # Compression would cost more than it saves, and would hide a stream's first bytes.
+        headers = {"accept-encoding": "identity"}
+        if key := self._options.api_key:
+            headers["api-key"] = key.get_secret_value()
+        return headers
 
 
 class _Retry(Exception):
@@ -186,6 +175,18 @@ class _Retry(Exception):
         super().__init__(str(error))
         self.error = error
         self.after = after
+
+
+def _tls(options: QdrantConfig) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=options.ca_file)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise Usage(f"[qdrant] ca_file {options.ca_file}: {reason}") from error
+    if not options.verify_tls:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def shown(url: str) -> str:

@@ -12,7 +12,7 @@ from io import FileIO
 from pathlib import Path
 
 from vbackup.errors import Damaged, Failed, Interrupted, VbackupError
-from vbackup.ports import Clock, ShardRef, ShardSpool
+from vbackup.ports import Buffer, Clock, ShardRef, ShardSpool
 from vbackup.qdrant.rest import Node, collection_path
 from vbackup.qdrant.tarstream import Member, TarStream
 
@@ -59,8 +59,6 @@ class _Receiver:
         try:
             with self._file:
                 self._receive()
-        except OSError as error:
-            spool.error = _disk(spool.path, error)
         except VbackupError as error:
             spool.error = _named(error, spool.ref)
         except Exception as error:  # noqa: BLE001 - a thread's failure must surface in its caller
@@ -73,32 +71,36 @@ class _Receiver:
 
     def _receive(self) -> None:
         ref = self._spool.ref
-        pending = bytearray()
+        buffer = memoryview(bytearray(WRITE_BYTES))
         with self._node.stream(
             collection_path(ref.collection, "shards", ref.id, "snapshot")
-        ) as got:
-            for data in got.iter_raw():
-                pending += data
-                # Until the cut every piece counts at once; later, large writes are cheaper.
-                if len(pending) >= WRITE_BYTES or not self._contents.cut:
-                    self._store(bytes(pending))
-                    pending.clear()
-        self._store(bytes(pending))
+        ) as body:
+            # Until the cut every piece counts at once; later, large ones are cheaper.
+            while not self._contents.cut and (piece := body.read1(WRITE_BYTES)):
+                self._store(memoryview(piece))
+            while size := body.readinto(buffer):
+                self._store(buffer[:size])
         self._contents.finish()
         self._spool.sha256 = self._digest.hexdigest()
         self._spool.length = self._contents.length
 
-    def _store(self, data: bytes) -> None:
+    def _store(self, data: memoryview) -> None:
         if self._stop.is_set():
             raise Interrupted("stopped before the shard snapshot was whole")
-        view = memoryview(data)
-        while view:
-            view = view[self._file.write(view) or 0 :]
+        rest = data
+        while rest:
+            rest = rest[self._write(rest) :]
         self._digest.update(data)
         self._contents.feed(data)
         if self._contents.cut and not self._spool.cut.is_set():
             self._spool.cut_at = self._clock.now()
             self._spool.cut.set()
+
+    def _write(self, data: memoryview) -> int:
+        try:
+            return self._file.write(data) or 0
+        except OSError as error:
+            raise _disk(self._spool.path, error) from error
 
 
 class ShardContents:
@@ -115,7 +117,7 @@ class ShardContents:
         """Bytes seen so far."""
         return self._tar.length
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: Buffer) -> None:
         self._tar.feed(data)
 
     def finish(self) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from vbackup.errors import Damaged
+from vbackup.ports import Buffer
 
 BLOCK: Final = 512
 END: Final = bytes(2 * BLOCK)
@@ -46,7 +47,7 @@ class TarStream:
         self._zeros = 0
         self.length = 0
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: Buffer) -> None:
         """The next bytes. Raises Damaged where a header cannot be one."""
         self.length += len(data)
         at = 0
@@ -59,7 +60,7 @@ class TarStream:
         if not whole:
             raise Damaged(f"the tar is cut off after {self.length} bytes", hint="", retryable=True)
 
-    def _passed(self, data: bytes, at: int) -> int:
+    def _passed(self, data: Buffer, at: int) -> int:
         """Go over member data; the text of a long name or pax record is kept."""
         step = min(self._skip, len(data) - at)
         if self._text is not None and self._text_left:
@@ -72,7 +73,7 @@ class TarStream:
             self._text = None
         return at + step
 
-    def _taken(self, data: bytes, at: int) -> int:
+    def _taken(self, data: Buffer, at: int) -> int:
         """Collect one header block."""
         step = min(BLOCK - len(self._head), len(data) - at)
         self._head += data[at : at + step]
