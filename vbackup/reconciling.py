@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from vbackup import wiring
+from vbackup.errors import Usage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,8 +15,10 @@ if TYPE_CHECKING:
     from vbackup.config import Config
     from vbackup.engine.offline import OfflinePair
     from vbackup.engine.reconcile import Reconcile, ReconcileOptions
+    from vbackup.engine.repair import Repair
     from vbackup.model.blocks import PointBlock, PointId
     from vbackup.model.link import Link
+    from vbackup.model.patch import Reembed
     from vbackup.ports import Clock, Reporter, Repository
 
 
@@ -42,6 +45,34 @@ def live_pair(
             reporter=reporter,
             clock=clock,
         )
+
+
+@contextmanager
+def repairer(
+    config: Config,
+    reporter: Reporter,
+    clock: Clock,
+    reembed: Callable[[Reembed], None],
+    work_dir: Path,
+) -> Iterator[Repair]:
+    """What repairs the live pair; `reembed` gets the rows that the indexer must do again."""
+    from vbackup.engine.reconcile import live_rows
+    from vbackup.engine.repair import Repair
+    from vbackup.engine.reread import Reread
+    from vbackup.qdrant.cluster import Cluster
+    from vbackup.qdrant.edit import LiveEditor
+
+    if config.qdrant is None:
+        raise Usage("there is no [qdrant] section: nothing to repair")
+    with (
+        closing(wiring.record_source(config, clock)) as records,
+        closing(wiring.point_source(config, clock)) as points,
+        closing(Cluster(config.qdrant, clock)) as cluster,
+    ):
+        facts = points.facts(config.qdrant.collections)
+        aliases = {alias: found.name for found in facts.collections for alias in found.aliases}
+        reread = Reread(live_rows(records), points, work_dir, aliases)
+        yield Repair(reread, LiveEditor(cluster), reporter, reembed)
 
 
 def stored_pair(

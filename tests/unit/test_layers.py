@@ -46,11 +46,23 @@ ALLOWED: dict[str, frozenset[str]] = {
     | {"engine", "repository", "settings", "passphrase", "logs", "progress"}
     | (ADAPTERS - {"operate", "sandbox"}),
     "reconciling": VALUES | {"engine", "repository", "wiring", "qdrant"},
+    # Drills start servers: wiring of its own, because nothing else needs the sandbox.
+    "drilling": VALUES
+    | {"engine", "postgres", "qdrant", "repository", "sandbox", "settings", "wiring"},
     # The demo plays an application: it has a database and a collection of its own.
     "demo": VALUES | {"engine", "fence", "sandbox", "settings", "wiring"},
     "cli": VALUES
     | ADAPTERS
-    | {"demo", "engine", "passphrase", "reconciling", "repository", "settings", "wiring"},
+    | {
+        "demo",
+        "drilling",
+        "engine",
+        "passphrase",
+        "reconciling",
+        "repository",
+        "settings",
+        "wiring",
+    },
     "__main__": frozenset({"cli"}),
 }
 

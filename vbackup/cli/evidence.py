@@ -21,11 +21,13 @@ REEMBED_KINDS = frozenset({"missing", "stale", "ahead", "wrong_count"})
 class Evidence:
     """Takes findings one by one; the files appear when the block ends without an error.
 
-    Raises Usage at once when a file cannot be written.
+    `limit` bounds what is written, never what is counted. Raises Usage at once when a file
+    cannot be written.
     """
 
-    def __init__(self, output: Path | None, reembed: Path | None) -> None:
+    def __init__(self, output: Path | None, reembed: Path | None, limit: int | None = None) -> None:
         self.seen = 0
+        self._limit = limit
         self.examples: list[Finding] = []
         self._stack = ExitStack()
         try:
@@ -51,8 +53,15 @@ class Evidence:
         """Lines in the file of findings."""
         return self._output.count if self._output else 0
 
+    @property
+    def truncated(self) -> bool:
+        """Whether there were more findings than were to be written."""
+        return self._limit is not None and self.seen > self._limit
+
     def take(self, finding: Finding) -> None:
         self.seen += 1
+        if self.truncated:
+            return
         if len(self.examples) < EXAMPLES:
             self.examples.append(finding)
         if self._output:

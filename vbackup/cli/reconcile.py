@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import tempfile
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from vbackup.cli import options
-from vbackup.cli.documents import reconcile_document
+from vbackup.cli.compared import document, render, write_junit
 from vbackup.cli.evidence import Evidence
-from vbackup.cli.junit import Case, write
-from vbackup.cli.links import KINDS, render_links
 from vbackup.cli.output import emit
+from vbackup.cli.repairing import REPAIRABLE, Repaired, asked_kinds, repair, unrepaired
 from vbackup.cli.session import Session
-from vbackup.errors import Findings
+from vbackup.errors import Findings, Usage
 from vbackup.reconciling import live_pair, stored_pair
 from vbackup.wiring import open_repository
 
 if TYPE_CHECKING:
-    from vbackup.cli.screen import Screen
-    from vbackup.engine.reconcile import ReconcileOptions, ReconcileResult
-    from vbackup.model.finding import LinkReport
+    from vbackup.engine.reconcile import ReconcileResult
+    from vbackup.model.finding import Finding
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the options say."""
+
+    only: tuple[str, ...]
+    tenant: str | None
+    limit: int | None
+    output: Path | None
+    reembed: Path | None
+    junit: Path | None
+    backup: str | None
+    repair: str | None
+    yes: bool
+    force: bool
+    confirm: bool
 
 
 @options.command("reconcile", short_help="Compare rows and points, and repair on demand.")
@@ -36,98 +54,116 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--junit", type=_FILE, metavar="FILE", help="A JUnit file for CI systems.")
 @click.option("--backup", metavar="ID", help="The pair of a backup instead; needs no server.")
 @click.option(
+    "--repair",
+    metavar="KINDS",
+    help="Repair these: orphans, not_live, duplicates, missing, stale, ahead, or all.",
+)
+@click.option("--yes", is_flag=True, help="Do not ask before points are deleted.")
+@click.option("--force", is_flag=True, help="Repair beyond the runaway guard.")
+@click.option(
     "--confirm/--no-confirm",
     default=True,
     show_default=True,
     help="Look again after max_index_lag, so that lag is not taken for drift.",
 )
 @options.pass_session
-def command(
-    session: Session,
-    only: tuple[str, ...],
-    tenant: str | None,
-    limit: int | None,
-    output: Path | None,
-    reembed: Path | None,
-    junit: Path | None,
-    backup: str | None,
-    confirm: bool,
-) -> None:
+def command(session: Session, /, **given: Any) -> None:
     """Compare the live pair, link by link, under one database snapshot.
 
-    With --backup the pair of a stored backup is compared, as a restore would leave it. Exit code
-    3 when rows and points do not agree.
+    With --backup the pair of a stored backup is compared, as a restore would leave it. With
+    --repair points that must go are deleted, each looked at again right before and written to a
+    file first; rows whose points must come go to the --reembed file. Rows are never touched.
+    Exit code 3 when rows and points do not agree and were not repaired.
     """
-    from vbackup.engine.reconcile import ReconcileOptions
-
-    asked = ReconcileOptions(confirm=confirm, tenant=tenant, limit=limit, only=only)
-    with Evidence(output, reembed) as evidence:
-        if backup:
-            result = _stored(session, backup, asked, evidence)
-        else:
-            result = _live(session, asked, evidence)
-    if junit:
-        write(junit, "vbackup reconcile", [_case(report) for report in result.reports])
-    document = reconcile_document(result) | {
-        "backup": backup,
-        "findings_written": evidence.written,
-        "truncated": result.truncated,
-        "output": output,
-        "reembed": reembed,
-    }
-    emit(session, document, lambda screen: _render(screen, result, evidence), ok=result.clean)
+    asked = Asked(**given)
+    if asked.repair and asked.backup:
+        raise Usage("--repair is for the live pair, --backup is not")
+    if asked.repair:
+        _repair(session, asked)
+        return
+    with Evidence(asked.output, asked.reembed, asked.limit) as evidence:
+        result = _compare(session, asked, evidence.take)
+    _report(session, asked, result, evidence)
     if not result.clean:
-        total = sum(report.drift for report in result.reports)
         raise Findings(
-            f"rows and points do not agree: {total:,} findings",
+            f"rows and points do not agree: {_total(result):,} findings",
             hint="vbackup reconcile --output FILE writes each with its evidence",
         )
 
 
-def _live(session: Session, asked: ReconcileOptions, evidence: Evidence) -> ReconcileResult:
+def _compare(session: Session, asked: Asked, sink: Callable[[Finding], None]) -> ReconcileResult:
+    from vbackup.engine.reconcile import ReconcileOptions
+
+    if asked.backup:
+        # Nobody writes to a backup: there is no lag to wait for.
+        offline = ReconcileOptions(confirm=False, tenant=asked.tenant, only=asked.only)
+        repository = open_repository(session.repository_config, session.clock)
+        pair = stored_pair(repository, session.reporter, session.clock)
+        return pair.reconcile(repository.resolve(asked.backup), offline, sink)
     watermark = session.config.watermark
-    options = replace(asked, max_index_lag=watermark.max_index_lag, work_dir=watermark.work_dir)
-    with live_pair(session.config, session.reporter, session.clock, options) as pair:
-        return pair.run(evidence.take)
+    wanted = ReconcileOptions(
+        confirm=asked.confirm,
+        max_index_lag=watermark.max_index_lag,
+        tenant=asked.tenant,
+        only=asked.only,
+        work_dir=watermark.work_dir,
+    )
+    with live_pair(session.config, session.reporter, session.clock, wanted) as live:
+        return live.run(sink)
 
 
-def _stored(
-    session: Session, backup: str, asked: ReconcileOptions, evidence: Evidence
-) -> ReconcileResult:
-    repository = open_repository(session.repository_config, session.clock)
-    pair = stored_pair(repository, session.reporter, session.clock)
-    # Nobody writes to a backup: there is no lag to wait for.
-    return pair.reconcile(repository.resolve(backup), replace(asked, confirm=False), evidence.take)
+def _repair(session: Session, asked: Asked) -> None:
+    from vbackup.engine.confirm import FindingFile
 
+    kinds = asked_kinds(asked.repair or "")
+    with (
+        tempfile.TemporaryDirectory(prefix="vbackup-repair-") as scratch,
+        closing(FindingFile(Path(scratch))) as findings,
+        # The rows to embed again are those that the repair finds, not those of the comparison.
+        Evidence(asked.output, None, asked.limit) as evidence,
+    ):
 
-def _render(screen: Screen, result: ReconcileResult, evidence: Evidence) -> None:
-    render_links(screen, result.reports)
-    for warning in result.warnings:
-        screen.line(f"warning: {warning}", "yellow")
-    if evidence.examples:
-        screen.line()
-        screen.table(
-            ("FINDING", "LINK", "KEY", "POINT", "ROW VERSION", "POINT VERSION"),
-            [
-                (
-                    found.kind,
-                    found.link,
-                    found.key or "",
-                    "" if found.point is None or found.point == found.key else found.point,
-                    found.row_version or "",
-                    found.point_version or "",
-                )
-                for found in evidence.examples
-            ],
+        def sink(finding: Finding) -> None:
+            evidence.take(finding)
+            findings.add(finding)
+
+        result = _compare(session, asked, sink)
+        done = repair(session, asked, kinds, result, findings, Path(scratch))
+    left = unrepaired(result, kinds)
+    _report(session, asked, result, evidence, done, ok=not left)
+    if left:
+        more = ",".join(kind for kind in left if kind in REPAIRABLE)
+        raise Findings(
+            f"found and not repaired: {', '.join(left)}",
+            hint=f"vbackup reconcile --repair {more}" if more else "correct the application",
         )
-        if evidence.seen > len(evidence.examples):
-            screen.line(f"and {evidence.seen - len(evidence.examples):,} more")
 
 
-def _case(report: LinkReport) -> Case:
-    if report.clean:
-        return Case(report.name)
-    found = [
-        f"{getattr(report, field):,} {title}" for field, title in KINDS if getattr(report, field)
-    ]
-    return Case(report.name, failure=", ".join(found))
+def _report(
+    session: Session,
+    asked: Asked,
+    result: ReconcileResult,
+    evidence: Evidence,
+    repaired: Repaired | None = None,
+    *,
+    ok: bool | None = None,
+) -> None:
+    if asked.junit:
+        write_junit(asked.junit, result.reports)
+    found = document(result, evidence) | {
+        "backup": asked.backup,
+        "output": asked.output,
+        "reembed": asked.reembed,
+    }
+    if repaired:
+        found["repaired"] = repaired.document()
+    emit(
+        session,
+        found,
+        lambda screen: render(screen, result, evidence, repaired),
+        ok=result.clean if ok is None else ok,
+    )
+
+
+def _total(result: ReconcileResult) -> int:
+    return sum(report.drift for report in result.reports)
