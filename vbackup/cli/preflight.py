@@ -7,27 +7,27 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from itertools import islice
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 from vbackup import wiring
-from vbackup.errors import VbackupError
+from vbackup.cli.linkcheck import Attention, described, matched
+from vbackup.errors import Refused, VbackupError
 from vbackup.quantity import size
 
 if TYPE_CHECKING:
     from vbackup.engine.links import Target
+    from vbackup.model.link import Link
     from vbackup.model.manifest import DatabaseFacts
     from vbackup.ports import CandidateWatermark, Clock, PointSource, PointStoreFacts
+    from vbackup.postgres.source import PostgresSource
     from vbackup.settings import Settings
 
-Block = TypeVar("Block")
 Status = Literal["ok", "warning", "failed", "skipped"]
-SAMPLE = 1000
-"""Points of a link whose rows are looked up."""
 LITTLE_SPACE = 1024**3
 
 
@@ -40,14 +40,6 @@ class Check:
     found: str
     advice: str = ""
     seconds: float = 0.0
-
-
-class Attention(Exception):
-    """Raised by a probe whose finding does not stop a backup, but somebody should know."""
-
-    def __init__(self, found: str, advice: str) -> None:
-        super().__init__(found)
-        self.advice = advice
 
 
 @dataclass(slots=True)
@@ -121,9 +113,14 @@ class Preflight:
             return f"{facts.database}, {size(facts.size_bytes)}, version {facts.server_version}"
 
         if not self._probe("postgres", reach):
-            self._skip("client tools", "tables")
+            self._skip("client tools", "privileges", "tables")
             return None
         self._probe("client tools", lambda: f"pg_dump {source.client_version}")
+        if not self._probe("privileges", partial(_privileges, source)):
+            self._skip("tables")
+            return None
+        for link in wiring.links(config):
+            self._probe(f"rows of {link.name}", partial(_rows, source, link))
         opened: list[CandidateWatermark] = []
 
         def tables() -> str:
@@ -183,7 +180,7 @@ class Preflight:
         if rows is None or points is None:
             self._skip(name)
             return
-        self._probe(name, lambda: _matched(target, rows, points))
+        self._probe(name, lambda: matched(target, rows, points))
 
     # ------------------------------------------------------------ repository, disk
 
@@ -236,46 +233,12 @@ class Preflight:
         self.checks.append(check)
 
 
-def _matched(target: Target, rows: CandidateWatermark, points: PointSource) -> str:
-    """How many of a sample of points have their row. Raises Attention."""
-    link = target.link
-    with _first(rows.rows(link)) as block:
-        count = len(block) if block else 0
-    sampled, refs = _sample(target, points)
-    if not sampled:
-        return f"{count:,} rows or more, no points yet" if count else "no rows and no points yet"
-    if not refs:
-        where = ", ".join(f"payload:{path}" for path in link.ref)
-        raise Attention(f"none of {sampled:,} points has {where}", "correct point.ref of the link")
-    found = len(rows.lookup(link, refs))
-    text = f"{found:,} of {len(refs):,} sampled references have their row"
-    if not found:
-        raise Attention(text, "correct rows.key or point.ref of the link")
-    if not link.keyed:
-        raise Attention(
-            f"{text}; no version on both sides",
-            "set rows.version and point.version: without them a backup is best effort",
-        )
-    return text
+def _privileges(source: PostgresSource) -> str:
+    problems = source.problems()
+    if problems:
+        raise Refused("; ".join(problems))
+    return "enough for a backup"
 
 
-def _sample(target: Target, points: PointSource) -> tuple[int, list[str]]:
-    """How many points were looked at, and the keys they refer to."""
-    sampled, refs = 0, set[str]()
-    for collection in target.collections:
-        with _first(points.points(target.link, collection)) as block:
-            if block is None:
-                continue
-            sampled += min(SAMPLE, len(block))
-            refs.update(ref for ref in islice(block.refs, SAMPLE) if ref is not None)
-    return sampled, sorted(refs)[:SAMPLE]
-
-
-@contextmanager
-def _first(blocks: Iterator[Block]) -> Iterator[Block | None]:
-    """The first block of a reader, which is closed afterwards."""
-    try:
-        yield next(blocks, None)
-    finally:
-        if isinstance(blocks, Generator):
-            blocks.close()
+def _rows(source: PostgresSource, link: Link) -> str:
+    return described(source.probe(link))

@@ -1,0 +1,90 @@
+"""Looks at one link for `check`: can its rows be found by key, do sampled points have a row?"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from vbackup.engine.links import Target
+    from vbackup.ports import CandidateWatermark, PointSource
+    from vbackup.postgres.probe import SourceProbe
+
+Block = TypeVar("Block")
+SAMPLE = 1000
+"""Points of a link whose rows are looked up."""
+
+
+class Attention(Exception):
+    """Raised by a probe whose finding does not stop a backup, but somebody should know."""
+
+    def __init__(self, found: str, advice: str) -> None:
+        super().__init__(found)
+        self.advice = advice
+
+
+def described(probes: Sequence[SourceProbe]) -> str:
+    """What the row sources are. Raises Attention for what makes a backup slow or wrong."""
+    text = "; ".join(map(_source, probes))
+    problems = [problem for probe in probes for problem in probe.problems]
+    if problems:
+        raise Attention(text, "; ".join(problems))
+    slow = [probe.name for probe in probes if probe.kind == "table" and not probe.indexed]
+    if slow:
+        raise Attention(text, f"no index begins with the key of {', '.join(slow)}: add one")
+    return text
+
+
+def _source(probe: SourceProbe) -> str:
+    types = ", ".join(probe.key_types)
+    if probe.kind == "query":
+        return f"query, key {types}"
+    unique = "unique" if probe.unique else "not unique"
+    return f"{probe.kind} {probe.name}, key {types} ({unique}), about {probe.rows_estimate:,} rows"
+
+
+def matched(target: Target, rows: CandidateWatermark, points: PointSource) -> str:
+    """How many of a sample of points have their row. Raises Attention."""
+    link = target.link
+    with _first(rows.rows(link)) as block:
+        count = len(block) if block else 0
+    sampled, refs = _sample(target, points)
+    if not sampled:
+        return f"{count:,} rows or more, no points yet" if count else "no rows and no points yet"
+    if not refs:
+        where = ", ".join(f"payload:{path}" for path in link.ref)
+        raise Attention(f"none of {sampled:,} points has {where}", "correct point.ref of the link")
+    found = len(rows.lookup(link, refs))
+    text = f"{found:,} of {len(refs):,} sampled references have their row"
+    if not found:
+        raise Attention(text, "correct rows.key or point.ref of the link")
+    if not link.keyed:
+        raise Attention(
+            f"{text}; no version on both sides",
+            "set rows.version and point.version: without them a backup is best effort",
+        )
+    return text
+
+
+def _sample(target: Target, points: PointSource) -> tuple[int, list[str]]:
+    """How many points were looked at, and the keys they refer to."""
+    sampled, refs = 0, set[str]()
+    for collection in target.collections:
+        with _first(points.points(target.link, collection)) as block:
+            if block is None:
+                continue
+            sampled += min(SAMPLE, len(block))
+            refs.update(ref for ref in islice(block.refs, SAMPLE) if ref is not None)
+    return sampled, sorted(refs)[:SAMPLE]
+
+
+@contextmanager
+def _first(blocks: Iterator[Block]) -> Iterator[Block | None]:
+    """The first block of a reader, which is closed afterwards."""
+    try:
+        yield next(blocks, None)
+    finally:
+        if isinstance(blocks, Generator):
+            blocks.close()
