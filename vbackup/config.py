@@ -248,6 +248,59 @@ class ScheduleConfig(Section):
     stop_grace: Duration = 10.0
 
 
+class DrillCheckConfig(Section):
+    """One question to the restored pair: SQL, a search, or a command."""
+
+    name: str = Field(min_length=1)
+    sql: str | None = None
+    expect: bool | int | float | str | None = None
+    expect_min: float | None = None
+    collection: str | None = None
+    vector: tuple[float, ...] = ()
+    like: int | str | None = None
+    using: str | None = None
+    expect_ids: tuple[int | str, ...] = ()
+    limit: int = Field(10, ge=1, le=1000)
+    command: str | None = None
+    timeout: Duration = 300.0
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> DrillCheckConfig:
+        kinds = [kind for kind in _DRILL_KINDS if getattr(self, kind)]
+        if len(kinds) != 1:
+            raise ValueError(f"needs exactly one of {', '.join(_DRILL_KINDS)}")
+        stray = self.model_fields_set - {"name", "timeout", kinds[0], *_DRILL_KINDS[kinds[0]]}
+        if stray:
+            raise ValueError(f"{', '.join(sorted(stray))} cannot go with {kinds[0]}")
+        if self.sql and (self.expect is None) == (self.expect_min is None):
+            raise ValueError("sql needs expect or expect_min")
+        if self.collection and bool(self.vector) == (self.like is not None):
+            raise ValueError("collection needs vector or like: what to search for")
+        if self.collection and not self.expect_ids:
+            raise ValueError("collection needs expect_ids: points that the search must find")
+        return self
+
+
+_DRILL_KINDS = {
+    "sql": ("expect", "expect_min"),
+    "collection": ("vector", "like", "using", "expect_ids", "limit"),
+    "command": (),
+}
+
+
+class DrillConfig(Section):
+    """Where `verify --level drill` restores: throwaway servers, unless targets are given."""
+
+    postgres: SecretStr | None = None
+    qdrant: str | None = None
+    qdrant_api_key: SecretStr | None = None
+    postgres_bin_dir: ConfigPath | None = None
+    qdrant_bin: ConfigPath | None = None
+    jobs: int = Field(2, ge=1, le=64)
+    work_dir: ConfigPath | None = None
+    check: tuple[DrillCheckConfig, ...] = ()
+
+
 class ObjectiveConfig(Section):
     """How old the newest good backup and the newest passed drill may become."""
 
@@ -285,6 +338,7 @@ class Config(Section):
     ignore: tuple[str, ...] = ()
     redis: RedisConfig | None = None
     schedule: ScheduleConfig = ScheduleConfig()
+    drill: DrillConfig = DrillConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     hooks: HooksConfig = HooksConfig()
     notify: NotifyConfig = NotifyConfig()

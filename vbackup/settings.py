@@ -73,16 +73,27 @@ def load(path: Path | None = None) -> Settings:
 def load_repository(path: Path | None = None) -> RepositoryConfig:
     """Only [repository]: for commands that need neither database, so that they work on a
     machine that has nothing but the bucket. Raises Usage, with the mistakes of that section."""
+    return _load_sections(path, "repository").repository
+
+
+def load_drill(path: Path | None = None) -> Config:
+    """[repository] and [drill]: a drill needs no way to the live pair. Raises Usage."""
+    return _load_sections(path, "repository", "drill")
+
+
+def _load_sections(path: Path | None, *names: str) -> Config:
+    """The configuration as if it had only these sections (and what must be there)."""
     where = locate(path)
     raw = _parse(where, _read(where))
     references = References(where.parent.absolute())
-    section = references.resolve({"repository": raw.get("repository", {})})
-    values = {**_STAND_IN, **section} if "repository" in raw else dict(_STAND_IN)
+    sections = references.resolve({name: raw[name] for name in names if name in raw})
+    values = {**_STAND_IN, **sections}
     config, mistakes = validate(values, where.parent.absolute(), references.mistakes)
     if config is None or mistakes:
         raise Usage(summary(where, mistakes), hint=f"correct {where}")
-    _register_secrets(config.repository)
-    return config.repository
+    for name in names:
+        _register_secrets(getattr(config, name))
+    return config
 
 
 def _read(path: Path) -> str:

@@ -13,16 +13,18 @@ from vbackup.errors import Failed
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One thing that was checked; `failure` is empty when it was good."""
+    """One thing that was checked. `failure` is what was found wrong, `error` why it could not
+    be checked, `skipped` why it need not be; all are empty when it was good."""
 
     name: str
     seconds: float = 0.0
     failure: str = ""
+    error: str = ""
+    skipped: str = ""
 
 
 def write(path: Path, suite: str, cases: Sequence[Case]) -> None:
     """Write one suite. Raises Failed."""
-    failures = sum(1 for case in cases if case.failure)
     total = f"{sum(case.seconds for case in cases):.3f}"
     root = Element("testsuites")
     element = SubElement(
@@ -30,8 +32,9 @@ def write(path: Path, suite: str, cases: Sequence[Case]) -> None:
         "testsuite",
         name=suite,
         tests=str(len(cases)),
-        failures=str(failures),
-        errors="0",
+        failures=str(sum(1 for case in cases if case.failure)),
+        errors=str(sum(1 for case in cases if case.error)),
+        skipped=str(sum(1 for case in cases if case.skipped)),
         time=total,
     )
     for case in cases:
@@ -47,9 +50,10 @@ def _add(suite: Element, name: str, case: Case) -> None:
     element = SubElement(
         suite, "testcase", classname=name, name=case.name, time=f"{case.seconds:.3f}"
     )
-    if case.failure:
-        text = _printable(redact.scrub(case.failure))
-        SubElement(element, "failure", message=text.splitlines()[0]).text = text
+    for kind in ("failure", "error", "skipped"):
+        if said := getattr(case, kind):
+            text = _printable(redact.scrub(said))
+            SubElement(element, kind, message=text.splitlines()[0]).text = text
 
 
 def _printable(text: str) -> str:

@@ -13,14 +13,20 @@ from vbackup.cli.output import emit
 from vbackup.cli.session import Session
 from vbackup.cli.verification import Verification, VerifiedCheck
 from vbackup.config import parse_duration
-from vbackup.errors import Findings
+from vbackup.errors import Findings, Refused
 from vbackup.quantity import duration
 from vbackup.wiring import open_repository
 
 if TYPE_CHECKING:
     from vbackup.cli.screen import Screen
+    from vbackup.engine.drill import Drill
+    from vbackup.repository.repository import Repository
 
-LEVELS = ("manifest", "chunks", "offline")
+LEVELS = ("manifest", "chunks", "offline", "drill")
+
+
+_WORDS = {"passed": "ok", "failed": "FAILED", "not provable here": "not provable here"}
+_STYLES = {"passed": "green", "failed": "red", "not provable here": "yellow"}
 
 
 class Age(click.ParamType[float]):
@@ -44,12 +50,18 @@ class Age(click.ParamType[float]):
     type=click.Choice(LEVELS),
     default="chunks",
     show_default=True,
-    help="manifest: all is there; chunks: every byte is read back; offline: rows and points agree.",
+    help="manifest: all is there; chunks: every byte is read back; offline: rows and points "
+    "agree; drill: it is restored into throwaway servers.",
 )
 @click.option(
     "--sample", metavar="SHARE", help="Of the chunks: 5%, 1/7 or 10GiB; samples take turns."
 )
-@click.option("--max-age", type=Age(), metavar="AGE", help="Fail when it is older, such as 26h.")
+@click.option(
+    "--max-age",
+    type=Age(),
+    metavar="AGE",
+    help="Fail when the newest good backup (or passed drill) is older, such as 26h.",
+)
 @click.option("--repair-index", is_flag=True, help="First rebuild the index from the packs.")
 @click.option(
     "--junit",
@@ -67,12 +79,14 @@ def command(
     repair_index: bool,
     junit: Path | None,
 ) -> None:
-    """Prove that a backup can be restored. Exit code 3 when it cannot.
+    """Prove that a backup can be restored. Exit code 3 when it cannot, 4 when this machine lacks
+    what a drill needs, which says nothing about the backup.
 
     What was found is stored beside the backup, and `vbackup list` shows it.
     """
     repository = open_repository(session.repository_config, session.clock)
-    verification = Verification(repository, session.reporter, session.clock)
+    drill = _drill(session, repository) if level == "drill" else None
+    verification = Verification(repository, session.reporter, session.clock, drill)
     if repair_index:
         verification.repair_index()
     verification.run(repository.resolve(backup), level, sample)
@@ -86,16 +100,40 @@ def command(
         lambda screen: _render(screen, verification),
         ok=verification.ok,
     )
-    if not verification.ok:
-        failed = next(check for check in verification.checks if not check.ok)
+    _judge(verification)
+
+
+def _drill(session: Session, repository: Repository) -> Drill:
+    from vbackup import drilling
+    from vbackup.settings import load_drill
+
+    config = load_drill(session.config_path).drill
+    return drilling.drill(config, repository, session.reporter, session.clock)
+
+
+def _judge(verification: Verification) -> None:
+    """Raises Findings for what is wrong with the backup, Refused for what is wrong here."""
+    for check in verification.failed:
         raise Findings(
-            f"backup {verification.id}: {failed.name}: {failed.detail}",
+            f"backup {verification.id}: {check.name}: {check.detail}",
             hint="vbackup list shows other backups; take a new one: vbackup backup",
         )
+    for check in verification.checks:
+        if not check.ok:
+            raise Refused(
+                f"backup {verification.id} could not be proven here: {check.name}: {check.detail}",
+                hint=check.hint,
+            )
 
 
 def _case(check: VerifiedCheck) -> Case:
-    return Case(check.name, check.seconds, "" if check.ok else check.detail or "failed")
+    said = "\n".join(filter(None, [check.detail or check.state, check.hint]))
+    if check.state == "failed":
+        return Case(check.name, check.seconds, failure=said)
+    if not check.ok:
+        return Case(check.name, check.seconds, error=f"not provable here: {said}")
+    skipped = check.state != "passed"
+    return Case(check.name, check.seconds, skipped=f"{check.state}: {said}" if skipped else "")
 
 
 def _render(screen: Screen, verification: Verification) -> None:
@@ -103,11 +141,14 @@ def _render(screen: Screen, verification: Verification) -> None:
     screen.table(
         ("CHECK", "", "DETAIL", "TOOK"),
         [
-            (check.name, "ok" if check.ok else "FAILED", check.detail, duration(check.seconds))
+            (check.name, _WORDS[check.state], check.detail, duration(check.seconds))
             for check in verification.checks
         ],
         right=("TOOK",),
-        styles=["green" if check.ok else "red" for check in verification.checks],
+        styles=[_STYLES[check.state] for check in verification.checks],
     )
+    drilled = verification.drilled
+    if drilled and drilled.restored:
+        screen.line(f"restored in {duration(drilled.restored.rto_seconds)}; nothing of it is left")
     for damage in verification.damage:
         screen.line(f"damaged: {damage}", "red")

@@ -53,6 +53,12 @@ def find_binaries(major: int | None = DEFAULT_MAJOR, bin_dir: Path | None = None
     )
 
 
+def installed(bin_dir: Path | None = None) -> list[Binaries]:
+    """Every server on this machine, or the one in `bin_dir`, in the order they are looked for."""
+    found = map(_inspect, [bin_dir.resolve()] if bin_dir else _directories())
+    return [binaries for binaries in found if binaries is not None]
+
+
 def client_tools(major: int) -> str | None:
     """The programs here that fit a server elsewhere (yours, a container); None without any."""
     try:

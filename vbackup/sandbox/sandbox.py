@@ -194,9 +194,14 @@ def throwaway(
                 remove_tree(place)
 
 
-def new_directory() -> Path:
-    """An empty directory for one sandbox, where `sweep` looks for it."""
-    return Path(tempfile.mkdtemp(prefix="vbackup-sandbox-"))
+def new_directory(parent: Path | None = None) -> Path:
+    """An empty directory for one sandbox, where `sweep` looks for it. Raises Failed."""
+    try:
+        if parent:
+            parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix="vbackup-sandbox-", dir=parent))
+    except OSError as error:
+        raise Failed(f"no directory for a sandbox in {parent}: {error.strerror}") from error
 
 
 def sweep(root: Path | None = None) -> list[Path]:
