@@ -30,6 +30,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "mistakes": VALUES,
     "references": VALUES | {"mistakes"},
     "settings": VALUES | {"mistakes", "references"},
+    "bare": VALUES | {"settings"},
     "passphrase": VALUES,
     "logs": VALUES,
     "progress": VALUES,
@@ -54,6 +55,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "cli": VALUES
     | ADAPTERS
     | {
+        "bare",
         "demo",
         "drilling",
         "engine",

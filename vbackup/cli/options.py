@@ -10,7 +10,7 @@ import click
 
 from vbackup.cli.session import Session
 
-SHARED = ("config", "json", "verbose", "quiet", "log_format")
+SHARED = ("config", "repository", "passphrase_file", "json", "verbose", "quiet", "log_format")
 
 
 def _take(context: click.Context, parameter: click.Parameter, value: Any) -> None:
@@ -28,6 +28,17 @@ def shared_options() -> list[click.Option]:
             metavar="FILE",
             help="Configuration; default $VBACKUP_CONFIG, then ./vbackup.toml.",
         ),
+        _shared(
+            ["--repository"],
+            metavar="URL",
+            help="Another repository than the configured one; needs no configuration file.",
+        ),
+        _shared(
+            ["--passphrase-file"],
+            type=path,
+            metavar="FILE",
+            help="Its passphrase; default $VBACKUP_PASSPHRASE.",
+        ),
         _shared(["--json"], is_flag=True, help="One JSON document on stdout."),
         _shared(["-v", "--verbose"], count=True, help="Say more; -vv adds tracebacks."),
         _shared(["-q", "--quiet"], is_flag=True, help="Only results, warnings and errors."),
@@ -37,6 +48,12 @@ def shared_options() -> list[click.Option]:
             help="Form of the log lines on stderr, off a terminal.",
         ),
     ]
+
+
+def _with_shared(own: list[click.Parameter]) -> list[click.Parameter]:
+    """A command's own options win over shared ones of the same name (`init --repository`)."""
+    taken = {name for parameter in own for name in parameter.opts}
+    return [*own, *(option for option in shared_options() if not taken & set(option.opts))]
 
 
 def _shared(names: list[str], **attributes: Any) -> click.Option:
@@ -49,7 +66,7 @@ class _Named(click.Command):
     def __init__(
         self, name: str | None, params: list[click.Parameter] | None = None, **rest: Any
     ) -> None:
-        super().__init__(name, params=[*(params or []), *shared_options()], **rest)
+        super().__init__(name, params=_with_shared(params or []), **rest)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         # Before parsing, so that a mistake on the line is reported under the command's name.

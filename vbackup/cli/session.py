@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from vbackup.clock import SystemClock
-from vbackup.errors import Refused
+from vbackup.errors import Refused, Usage
 
 if TYPE_CHECKING:
     from vbackup.config import Config, RepositoryConfig
@@ -23,6 +23,8 @@ class Session:
     def __init__(self) -> None:
         self.command = ""
         self.config_path: Path | None = None
+        self.repository: str | None = None
+        self.passphrase_file: Path | None = None
         self.json = False
         self.quiet = False
         self.verbosity = 0
@@ -45,10 +47,22 @@ class Session:
     def settings(self) -> Settings:
         """Raises Usage with every mistake in the file."""
         if self._settings is None:
-            from vbackup.settings import load
-
-            self._settings = load(self.config_path)
+            self._settings = self._load()
         return self._settings
+
+    def _load(self) -> Settings:
+        """From the file, or out of --repository and the environment alone."""
+        from vbackup import bare
+        from vbackup.settings import load
+
+        if self.repository is None:
+            if self.passphrase_file:
+                raise Usage(
+                    "--passphrase-file goes with --repository",
+                    hint="the configured repository's is repository.passphrase_file",
+                )
+            return load(self.config_path)
+        return bare.settings(self.config_path, self.repository, self.passphrase_file)
 
     @property
     def config(self) -> Config:
@@ -62,16 +76,14 @@ class Session:
 
     def reload(self) -> Config:
         """Read the settings again. Raises Usage; the old ones stay then."""
-        from vbackup.settings import load
-
-        self._settings = load(self.config_path)
+        self._settings = self._load()
         return self._settings.config
 
     @property
     def repository_config(self) -> RepositoryConfig:
         """Only that section: enough to list, show and verify on any machine. Raises Usage."""
-        if self._settings is not None:
-            return self._settings.config.repository
+        if self._settings is not None or self.repository is not None:
+            return self.settings.config.repository
         from vbackup.settings import load_repository
 
         return load_repository(self.config_path)
