@@ -63,7 +63,8 @@ def creation(part: CollectionPart) -> dict[str, Any]:
     body.setdefault("vectors", {})
     for saved, asked in _REST.items():
         value = config.get(saved)
-        if isinstance(value, dict):
+        # An absent setting is a null here; within metadata a null is somebody's value.
+        if isinstance(value, dict) and saved != "metadata":
             value = {key: inner for key, inner in value.items() if inner is not None}
         if value:
             body[asked] = value

@@ -16,6 +16,7 @@ from vbackup.errors import Damaged, Failed
 from vbackup.qdrant.edge_protocol import Answer, Ready, Request, Trouble, receive_answer, send
 from vbackup.qdrant.unpack import unpack
 
+COMMAND = (sys.executable, "-P", "-m", "vbackup.qdrant.edge_worker")
 ENDING = 10.0
 """Seconds for a process that closed its pipe to be gone."""
 
@@ -54,7 +55,7 @@ class EdgeProcess:
             unpack(self._tar, self._unpacked, vectors=self._vectors)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "vbackup.qdrant.edge_worker", str(self._unpacked)],
+            [*COMMAND, str(self._unpacked)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

@@ -38,7 +38,7 @@ class Limits:
         return cls(
             page=page,
             # A UUID is matched in four spellings.
-            matched=_least(MATCHED, reads, condition and condition // 4),
+            matched=_least(MATCHED, reads, condition and max(1, condition // 4)),
             whole=_least(whole, page, reads),
             upserted=_least(
                 whole, strict.get("upsert_max_batchsize"), strict.get("write_rate_limit")
