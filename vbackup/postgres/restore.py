@@ -84,7 +84,8 @@ class Restore:
         self._pg_restore([*options, str(main)])
 
     def _pg_restore(self, options: Sequence[str], feed: Iterator[bytes] | None = None) -> None:
-        errors = RestoreErrors(self.roles, self.superuser)
+        parallel = any(option.startswith("--jobs=") for option in options)
+        errors = RestoreErrors(self.roles, self.superuser, parallel)
         command = [
             self.tools.path("pg_restore"),
             "--no-password",
@@ -96,7 +97,7 @@ class Restore:
         with child, self._tracked(child):
             if feed is not None:
                 child.feed(feed)
-            errors.finish(child.wait())
+            errors.finish(child.wait(), child.tail)
         with self._lock:
             self.warnings += errors.warnings
             self.retry += errors.tolerated

@@ -13,10 +13,8 @@ from dataclasses import dataclass, field
 from vbackup.errors import Failed
 
 _ERROR = "pg_restore: error: "
-_ENTRY = "pg_restore: from TOC entry "
 _IGNORED = re.compile(r"pg_restore: warning: errors ignored on restore: (\d+)")
 _COMMAND = "Command was: "
-_ENTRY_IDS = re.compile(r"^\d+; \d+ \d+ ")
 
 _NAME = r'("(?:[^"]|"")+"|[\w$]+)'
 _NAMES = rf"{_NAME}(?:, {_NAME})*"
@@ -42,16 +40,15 @@ _SUPERUSER_ONLY = re.compile(r"COMMENT ON EXTENSION ")
 
 @dataclass(frozen=True, slots=True)
 class RestoreError:
-    """One error of pg_restore: the archive entry, the server's words, the statement."""
+    """One error of pg_restore: the server's words, and the statement (none for COPY)."""
 
-    entry: str
     message: str
     command: str
 
     @property
-    def what(self) -> str:
-        """The object, as the archive's table of contents names it: type, schema, name, owner."""
-        return _ENTRY_IDS.sub("", self.entry).strip()
+    def statement(self) -> str:
+        """The statement's first line, without its semicolon: it names the object."""
+        return self.command.split("\n")[0].rstrip(";")
 
     def roles(self) -> set[str]:
         """The roles that the statement names."""
@@ -70,12 +67,12 @@ class RestoreErrors:
 
     roles: frozenset[str]
     superuser: bool
+    parallel: bool = False
     stop: Callable[[], None] = lambda: None
     warnings: list[str] = field(default_factory=list)
     tolerated: list[RestoreError] = field(default_factory=list)
     fatal: list[RestoreError] = field(default_factory=list)
     ignored: int | None = None
-    _entry: str = ""
     _lines: list[str] = field(default_factory=list)
 
     def line(self, text: str) -> None:
@@ -87,21 +84,33 @@ class RestoreErrors:
         self._close()
         if text.startswith(_ERROR):
             self._lines = [text.removeprefix(_ERROR)]
-        elif text.startswith(_ENTRY):
-            self._entry = text.removeprefix(_ENTRY)
+        elif "error: " in text and text.count("pg_restore: ") > 1:
+            # Two workers wrote at once: nobody can say what this was.
+            self._fail(RestoreError(text, ""))
         elif found := _IGNORED.match(text):
             self.ignored = int(found[1])
 
-    def finish(self, status: int) -> None:
-        """Judge the whole run by its exit status. Raises Failed with the first real error."""
+    def finish(self, status: int, tail: str = "") -> None:
+        """Judge the whole run by its exit status; `tail` is the end of stderr. Raises Failed with
+        the first real error."""
         self._close()
         if self.fatal:
             first = self.fatal[0]
-            what = f" ({first.what})" if first.what else ""
-            raise Failed(f"pg_restore failed{what}: {first.message}")
-        # Every error that pg_restore counted must be one that was seen and tolerated here.
-        if status != 0 and (status != 1 or self.ignored != len(self.tolerated)):
-            raise Failed(f"pg_restore failed with exit status {status}")
+            where = f" (in {first.statement})" if first.command else ""
+            raise Failed(f"pg_restore failed: {first.message}{where}")
+        if status != 0 and not (status == 1 and self._all_seen()):
+            raise Failed(
+                f"pg_restore failed with exit status {status}: {tail or 'it said nothing'}"
+            )
+
+    def _all_seen(self) -> bool:
+        """Whether the errors that pg_restore counted are those that were tolerated here.
+
+        With several workers its number means little: after its first error a worker counts
+        every further entry as one."""
+        if self.parallel:
+            return self.ignored is not None and bool(self.tolerated)
+        return self.ignored == len(self.tolerated)
 
     def _close(self) -> None:
         if not self._lines:
@@ -109,24 +118,27 @@ class RestoreErrors:
         text = "\n".join(self._lines)
         self._lines = []
         message, _, command = text.partition(f"\n{_COMMAND}")
-        error = RestoreError(self._entry, " ".join(message.split()), command.strip())
+        error = RestoreError(" ".join(message.split()), command.strip())
         if self._tolerable(error):
             self.tolerated.append(error)
         else:
-            self.fatal.append(error)
-            self.stop()
+            self._fail(error)
+
+    def _fail(self, error: RestoreError) -> None:
+        self.fatal.append(error)
+        self.stop()
 
     def _tolerable(self, error: RestoreError) -> bool:
         if any(pattern.fullmatch(error.command) for pattern in _NOT_NEEDED):
             return True
         if missing := sorted(error.roles() - self.roles - {"PUBLIC"}):
             names = ", ".join(f'"{name}"' for name in missing)
-            self.warnings.append(f"{error.what}: no role {names} on this server")
+            self.warnings.append(f"{error.statement}: no role {names} on this server")
             return True
         if self.superuser:
             return False
         if _PRIVILEGES.match(error.command) or _SUPERUSER_ONLY.match(error.command):
-            self.warnings.append(f"{error.what}: {error.message}")
+            self.warnings.append(f"{error.statement}: {error.message}")
             return True
         return False
 
