@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -32,7 +32,8 @@ class Endpoint:
 
     url: str
     access_key_id: str
-    secret_access_key: str
+    secret_access_key: str = field(repr=False)
+    session_token: str | None = field(default=None, repr=False)
     region: str = "us-east-1"
     bucket: str = BUCKET
 
@@ -45,6 +46,7 @@ class Endpoint:
                 "region": self.region,
                 "access_key_id": SecretStr(self.access_key_id),
                 "secret_access_key": SecretStr(self.secret_access_key),
+                "session_token": self.session_token,
                 **more,
             }
         )
@@ -141,6 +143,36 @@ def new_user(admin: Endpoint, name: str, policy: str) -> Endpoint:
     return Endpoint(admin.url, key["AccessKeyId"], key["SecretAccessKey"])
 
 
+def _installed(variable: str, name: str, holds: str) -> Path | None:
+    """What a developer put into the folder that a variable names, or into the user's cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    for folder in (os.environ.get(variable), cache / "vbackup" / name):
+        if folder and (Path(folder) / holds).exists():
+            return Path(folder) / holds
+    return None
+
+
+@contextmanager
+def swift(directory: Path) -> Iterator[Endpoint]:
+    """OpenStack Swift's S3 API: signatures, digests and conditions are checked."""
+    python = _installed("VBACKUP_TEST_SWIFT", "swift", "venv/bin/python")
+    if python is None:
+        pytest.skip(
+            "python3 -m venv ~/.cache/vbackup/swift/venv;"
+            " ~/.cache/vbackup/swift/venv/bin/pip install swift==2.38.3 'setuptools<81'"
+        )
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    data = directory / "swift"
+    data.mkdir()
+    launcher = Path(__file__).with_name("swift_launcher.py")
+    endpoint = Endpoint(url, "test:tester", "testing")
+    command = [str(python), "-W", "ignore", str(launcher), str(data), str(port)]
+    command += [endpoint.access_key_id, endpoint.secret_access_key]
+    with _running(command, url, directory / "swift.log", _environment()):
+        endpoint.call("s3", "create_bucket", Bucket=BUCKET)
+        yield endpoint
+
+
 _S3RVER = """
 const S3rver = require('@20minutes/s3rver');
 new S3rver({
@@ -150,26 +182,18 @@ new S3rver({
 """
 
 
-def s3rver_modules() -> Path | None:
-    """Where `npm install @20minutes/s3rver` put it: $VBACKUP_TEST_S3RVER or the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    for folder in (os.environ.get("VBACKUP_TEST_S3RVER"), cache / "vbackup/s3rver"):
-        if folder and (Path(folder) / "node_modules/@20minutes/s3rver").is_dir():
-            return Path(folder) / "node_modules"
-    return None
-
-
 @contextmanager
 def s3rver(directory: Path) -> Iterator[Endpoint]:
     """A server that takes `If-None-Match: *` and overwrites all the same."""
-    modules, node = s3rver_modules(), shutil.which("node")
-    if modules is None or node is None:
+    package = _installed("VBACKUP_TEST_S3RVER", "s3rver", "node_modules/@20minutes/s3rver")
+    node = shutil.which("node")
+    if package is None or node is None:
         pytest.skip("npm install --prefix ~/.cache/vbackup/s3rver @20minutes/s3rver@4.0.4")
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     data = directory / "data"
     data.mkdir()
     command = [node, "-e", _S3RVER, str(port), str(data), BUCKET]
-    environment = _environment(NODE_PATH=str(modules))
+    environment = _environment(NODE_PATH=str(package.parents[1]))
     with _running(command, url, directory / "s3rver.log", environment):
         yield Endpoint(url, "S3RVER", "S3RVER")

@@ -46,7 +46,7 @@ def test_stat_tells_size_and_time(store: ObjectStore) -> None:
     found = store.stat("a")
     assert found is not None
     assert (found.key, found.size) == ("a", 5)
-    assert found.modified.utcoffset() == timedelta(0)
+    assert found.modified.tzinfo is UTC
     assert abs(datetime.now(UTC) - found.modified) < timedelta(minutes=10)
 
 
@@ -136,6 +136,8 @@ def test_lists_longer_than_a_page(opened: Opened) -> None:
     store = opened.store
     if "one page only" in opened.defects:
         pytest.skip("this server answers 500 to a continuation token")
+    if "minutes for a thousand objects" in opened.defects:
+        pytest.skip("this server is too slow")
     keys = [f"many/{number:05d}" for number in range(1203)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda key: store.put(key, b"x"), keys))
@@ -197,7 +199,7 @@ def test_create_only_put_refuses_a_taken_key(opened: Opened) -> None:
 
 def test_exactly_one_of_concurrent_creators_wins(opened: Opened) -> None:
     store = opened.store
-    if not store.conditional:
+    if "conditions race" in opened.defects or not store.conditional:
         pytest.skip("this store enforces no conditions")
 
     def create(number: int) -> int | None:

@@ -7,21 +7,21 @@ store says of itself is not believed: `conditional` is probed, lengths and range
 from __future__ import annotations
 
 import base64
-import secrets
 import threading
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, timedelta
 from typing import TYPE_CHECKING, Literal
 
 from botocore.exceptions import ClientError
 
-from vbackup.errors import AlreadyExists, Failed, NotFound, VbackupError
+from vbackup.errors import AlreadyExists, Failed, NotFound
 from vbackup.ports import Buffer, Clock, ObjectStat
 from vbackup.storage.keys import check_key, check_range
 from vbackup.storage.s3_client import content_md5
+from vbackup.storage.s3_conditions import PROBE_PREFIX, Conditions, probe
 from vbackup.storage.s3_delete import BulkDelete
 from vbackup.storage.s3_errors import DRIVER_ERRORS, answer_code, answer_status, translate
 from vbackup.storage.s3_ranges import ByteRange, read_checked
@@ -36,12 +36,8 @@ if TYPE_CHECKING:
         PutObjectRequestTypeDef,
     )
 
-PROBE_PREFIX = "probes/"
 NEVER_LOCKED = ("leases/", PROBE_PREFIX)
 """Objects that are rewritten all the time: retention would keep every heartbeat for weeks."""
-
-_UNCONDITIONAL = {400, 405, 501}
-"""How servers refuse a condition that they do not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +75,7 @@ class S3Store:
         self._upkeep = upkeep or Upkeep()
         self._stall_window = stall_window
         self._bulk = BulkDelete(client, bucket)
-        self._conditional: bool | None = None
+        self._conditions: Conditions | None = None
         self._probing = threading.Lock()
 
     @property
@@ -88,23 +84,16 @@ class S3Store:
 
     @property
     def conditional(self) -> bool:
-        """Probed once, with an object that is written twice. Raises what a put raises."""
-        with self._probing:
-            if self._conditional is None:
-                self._conditional = self._probe()
-            return self._conditional
+        """Probed once, see `s3_conditions`. Raises what a put raises."""
+        return self._known_conditions() is Conditions.ENFORCED
 
     def put(self, key: str, data: Buffer, *, if_absent: bool = False) -> None:
-        """On a store that knows no conditions `if_absent` looks first: best effort."""
+        """Where conditions do not hold, `if_absent` looks first as well: best effort."""
         check_key(key)
-        if not if_absent:
-            self._put(key, data)
-        elif self.conditional:
-            self._put(key, data, only_new=True)
-        elif self.stat(key) is not None:
+        conditions = self._known_conditions() if if_absent else Conditions.REFUSED
+        if if_absent and conditions is not Conditions.ENFORCED and self.stat(key) is not None:
             raise AlreadyExists(f"{self._name(key)} is there already")
-        else:
-            self._put(key, data)
+        self._put(key, data, only_new=conditions is not Conditions.REFUSED)
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         check_range(start, length)
@@ -131,7 +120,8 @@ class S3Store:
                 if answer_status(error) == 404 and answer_code(error) != "NoSuchBucket":
                     return None
                 raise
-            return ObjectStat(key, answer["ContentLength"], answer["LastModified"])
+            modified = answer["LastModified"].astimezone(UTC)
+            return ObjectStat(key, answer["ContentLength"], modified)
 
     def scan(self, prefix: str = "") -> Iterator[ObjectStat]:
         """Raises Failed when the store lists out of order: what is skipped would look deleted."""
@@ -146,12 +136,21 @@ class S3Store:
                     )
                 last = key or last
                 if key and not key.endswith("/"):  # consoles make such objects for folders
-                    yield ObjectStat(key, each["Size"], each["LastModified"])
+                    yield ObjectStat(key, each["Size"], each["LastModified"].astimezone(UTC))
 
     def delete(self, keys: Iterable[str]) -> None:
         self._bulk.delete(self._key(key) for key in keys)
 
-    def _put(self, key: str, data: Buffer, *, only_new: bool = False) -> None:
+    def _known_conditions(self) -> Conditions:
+        with self._probing:
+            if self._conditions is None:
+                self._conditions = probe(
+                    lambda key, data: self._put(key, data, only_new=True),
+                    lambda key: self.delete([key]),
+                )
+            return self._conditions
+
+    def _put(self, key: str, data: Buffer, *, only_new: bool) -> None:
         what = self._name(key)
         with self._translated("write", what):
             request = self._request(key, data)
@@ -198,24 +197,6 @@ class S3Store:
             if not following or following == request.get("ContinuationToken"):
                 raise Failed(f"{self.location}: the store cut its list and names no next page")
             request["ContinuationToken"] = following
-
-    def _probe(self) -> bool:
-        """Write one new object twice; a store that honours conditions refuses the second."""
-        key = f"{PROBE_PREFIX}{secrets.token_hex(16)}"
-        try:
-            self._put(key, b"1", only_new=True)
-            self._put(key, b"2", only_new=True)
-        except AlreadyExists:
-            return True
-        except VbackupError as error:
-            cause = error.__cause__
-            if isinstance(cause, ClientError) and answer_status(cause) in _UNCONDITIONAL:
-                return False
-            raise
-        finally:
-            with suppress(VbackupError):  # an append-only key may not delete; it is one byte
-                self.delete([key])
-        return False
 
     def _guard(self, what: str) -> StallGuard:
         return StallGuard(self._clock, self._stall_window, what)

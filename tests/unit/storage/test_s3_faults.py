@@ -39,6 +39,7 @@ from vbackup.ports import ObjectStore
 from vbackup.storage.retrying import RetryingStore, RetryPolicy
 from vbackup.storage.s3 import S3Store, Upkeep
 from vbackup.storage.s3_client import connect
+from vbackup.storage.s3_conditions import RACERS
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -375,61 +376,82 @@ def test_object_lock_is_told_from_a_missing_permission(
 # ------------------------------------------------------------------ conditions
 
 
-def test_conditions_are_probed_once_and_the_probe_is_removed(
+TAKEN = status(412, "PreconditionFailed")
+GONE = [ok(code=204), ok(code=204)]
+
+
+def _race(winners: int) -> list[Answer]:
+    return [ok()] * winners + [TAKEN] * (RACERS - winners)
+
+
+def test_conditions_are_probed_once_and_the_probes_are_removed(
     server: ScriptedServer, store: S3Store
 ) -> None:
-    server.script += [ok(), status(412, "PreconditionFailed"), ok(code=204)]
+    server.script += [ok(), TAKEN, *_race(winners=1), *GONE]
     assert store.conditional
     assert store.conditional
-    assert [asked.method for asked in server.asked] == ["PUT", "PUT", "DELETE"]
-    assert len({asked.path for asked in server.asked}) == 1
-    assert server.asked[0].headers["If-None-Match"] == "*"
-    server.script += [status(412, "PreconditionFailed")]
+    methods = [asked.method for asked in server.asked]
+    assert methods == ["PUT"] * (2 + RACERS) + ["DELETE"] * 2
+    assert {asked.path for asked in server.asked[:-2]} == {each.path for each in server.asked[-2:]}
+    assert all(asked.headers["If-None-Match"] == "*" for asked in server.asked[:-2])
+    server.script += [TAKEN]
     with pytest.raises(AlreadyExists):
         store.put("a", b"x", if_absent=True)
+    assert server.asked[-1].method == "PUT"
 
 
 @pytest.mark.parametrize(
-    "answers",
-    [[ok(), ok()], [status(501, "NotImplemented")], [status(400, "InvalidArgument")]],
-    ids=["overwrites", "501", "400"],
+    ("answers", "sends_header"),
+    [
+        ([ok(), ok()], True),
+        ([ok(), TAKEN, *_race(winners=2)], True),
+        ([status(501, "NotImplemented")], False),
+        ([status(400, "InvalidArgument")], False),
+    ],
+    ids=["overwrites", "races", "501", "400"],
 )
-def test_without_conditions_a_create_looks_first(
-    server: ScriptedServer, store: S3Store, answers: list[Answer]
+def test_where_conditions_do_not_hold_a_create_looks_first(
+    server: ScriptedServer, store: S3Store, answers: list[Answer], *, sends_header: bool
 ) -> None:
-    server.script += [*answers, ok(code=204)]
+    server.script += [*answers, *GONE]
     assert not store.conditional
     server.script += [status(404), ok()]
     store.put("a", b"x", if_absent=True)
     assert [asked.method for asked in server.asked[-2:]] == ["HEAD", "PUT"]
-    assert "If-None-Match" not in server.asked[-1].headers
+    assert ("If-None-Match" in server.asked[-1].headers) is sends_header
     server.script += [ok()]
     with pytest.raises(AlreadyExists):
         store.put("a", b"x", if_absent=True)
+    assert server.asked[-1].method == "HEAD"
 
 
-def test_a_probe_that_may_not_be_deleted_still_counts(
-    server: ScriptedServer, store: S3Store
-) -> None:
-    server.script += [ok(), status(412, "PreconditionFailed"), status(403, "AccessDenied")]
+def test_probes_that_may_not_be_deleted_still_count(server: ScriptedServer, store: S3Store) -> None:
+    refused = status(403, "AccessDenied")
+    server.script += [ok(), TAKEN, *_race(winners=1), refused, refused]
+    assert store.conditional
+
+
+def test_racers_that_are_turned_away_have_not_won(server: ScriptedServer, store: S3Store) -> None:
+    busy = [status(503, "SlowDown"), status(409, "ConditionalRequestConflict")]
+    server.script += [ok(), TAKEN, *busy, *_race(winners=1)[:-2], *GONE]
     assert store.conditional
 
 
 def test_a_probe_that_fails_is_not_taken_for_an_answer(
     server: ScriptedServer, store: S3Store, retrying: RetryingStore
 ) -> None:
-    server.script += [status(403, "AccessDenied"), ok(code=204)]
+    server.script += [status(403, "AccessDenied"), *GONE]
     with pytest.raises(Denied):
         _ = store.conditional
-    server.script += [ok(), status(503, "SlowDown"), ok(code=204)]
-    server.script += [ok(), status(412, "PreconditionFailed"), ok(code=204)]
+    server.script += [ok(), status(503, "SlowDown"), *GONE]
+    server.script += [ok(), TAKEN, *_race(winners=1), *GONE]
     assert retrying.conditional
 
 
 def test_a_create_whose_reply_was_lost_is_recognised(
     server: ScriptedServer, store: S3Store, retrying: RetryingStore
 ) -> None:
-    server.script += [ok(), status(412, "PreconditionFailed"), ok(code=204)]
+    server.script += [ok(), TAKEN, *_race(winners=1), *GONE]
     assert store.conditional
     server.script += [reset, status(412, "PreconditionFailed"), ok(b"mine")]
     retrying.put("a", b"mine", if_absent=True)
