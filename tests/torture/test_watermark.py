@@ -40,10 +40,13 @@ def test_lock_leaves_no_wrong_pair(scenario: Scenario, torture: Any) -> None:
 def test_without_versions_it_is_right_when_the_lag_is_known(
     scenario: Scenario, torture: Any
 ) -> None:
-    outcome = torture(scenario)
+    app, config = torture.begin(scenario)
+    outcome = torture.judge(app, config, torture.back_up(config))
 
-    outcome.prove()
     assert outcome.backup.manifest.watermark.exactness == "best-effort"
+    if app.worst_lag > config.watermark.max_index_lag:
+        pytest.skip(f"points came up to {app.worst_lag:.1f} s late: the machine is too busy")
+    outcome.prove()
 
 
 @pytest.mark.torture

@@ -184,6 +184,11 @@ class Application:
         """Rows whose points the indexer has not written yet."""
         return self._queue.backlog
 
+    @property
+    def worst_lag(self) -> float:
+        """How late, in seconds, a point really followed its row so far (indexer only)."""
+        return self._queue.worst_lag
+
     def wait_for_writes(self, count: int, timeout: float = 60.0) -> None:
         """Return once `count` more rows were written. Raises Failed when they are not."""
         target, deadline = self.writes + count, time.monotonic() + timeout

@@ -12,6 +12,7 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from random import Random
 
 from vbackup.demo.content import Change, Key
@@ -22,8 +23,21 @@ from vbackup.errors import Failed
 _BATCH = 16
 
 
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One change, when it was put and when it is due, in the clock's seconds."""
+
+    put: float
+    due: float
+    change: Change
+
+
 class IndexQueue:
-    """Delayed, ordered, with a few worker threads. A worker's failure is raised by `drain`."""
+    """Delayed, ordered, with a few worker threads. A worker's failure is raised by `drain`.
+
+    `worst_lag` is the longest that a change has taken to be written, in seconds: on a busy
+    machine that is more than the delay it was put with.
+    """
 
     def __init__(
         self,
@@ -37,12 +51,13 @@ class IndexQueue:
         self._clock = clock
         self._coalesce = scenario.coalesce
         self._mutex = threading.Condition()
-        self._waiting: dict[Key, deque[tuple[float, Change]]] = {}
+        self._waiting: dict[Key, deque[_Job]] = {}
         self._due: list[tuple[float, int, Key]] = []
         self._order = itertools.count()
         self._closed = False
         self._hurried = False
         self._error: BaseException | None = None
+        self.worst_lag = 0.0
         self._threads = [
             threading.Thread(target=self._work, args=(scenario.random(name),), name=name)
             for name in (f"indexer-{number}" for number in range(workers))
@@ -55,13 +70,14 @@ class IndexQueue:
     def put(self, change: Change, delay: float) -> None:
         """Have the change written `delay` seconds from now, after all earlier ones of its key."""
         with self._mutex:
-            due = self._clock() + delay
+            now = self._clock()
+            job = _Job(now, now + delay, change)
             queue = self._waiting.get(change.key)
             if queue is None:
-                self._waiting[change.key] = deque([(due, change)])
-                heapq.heappush(self._due, (due, next(self._order), change.key))
+                self._waiting[change.key] = deque([job])
+                heapq.heappush(self._due, (job.due, next(self._order), change.key))
             else:
-                queue.append((due, change))
+                queue.append(job)
             self._mutex.notify()
 
     def drain(self, timeout: float = 60.0) -> None:
@@ -123,16 +139,17 @@ class IndexQueue:
         if self._coalesce:
             while len(queue) > 1:
                 queue.popleft()
-        return queue[0][1]
+        return queue[0].change
 
     def _finish(self, batch: Sequence[Change]) -> None:
         """Only now may the next change of these keys be taken."""
         with self._mutex:
             for change in batch:
                 queue = self._waiting[change.key]
-                queue.popleft()
+                done = queue.popleft()
+                self.worst_lag = max(self.worst_lag, self._clock() - done.put)
                 if queue:
-                    heapq.heappush(self._due, (queue[0][0], next(self._order), change.key))
+                    heapq.heappush(self._due, (queue[0].due, next(self._order), change.key))
                 else:
                     del self._waiting[change.key]
             self._mutex.notify_all()

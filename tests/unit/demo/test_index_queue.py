@@ -121,6 +121,22 @@ def test_a_coalescing_indexer_skips_to_the_newest(
     assert writer.versions(1) == [1, 8]
 
 
+def test_the_lag_that_really_was_is_known(writer: RecordingWriter) -> None:
+    clock = Hands()
+    queue = IndexQueue(writer, Scenario(), clock=clock)  # type: ignore[arg-type]
+    queue.start()
+    writer.gate.clear()
+    queue.put(change(1, 1), 0.0)
+    assert writer.entered.wait(10)
+    clock.time = 3.0
+    writer.gate.set()
+
+    queue.drain(10)
+    queue.close()
+
+    assert queue.worst_lag == 3.0
+
+
 def test_a_failure_of_a_worker_is_raised_by_drain(
     queue: IndexQueue, writer: RecordingWriter
 ) -> None:
