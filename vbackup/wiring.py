@@ -5,8 +5,8 @@ Imports are inside the functions: a command loads the drivers it uses, and no ot
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Literal
 
 from vbackup.clock import SystemClock
@@ -181,6 +181,7 @@ def backup(
         ).run()
 
 
+@contextmanager
 def restorer(
     config: Config,
     reporter: Reporter,
@@ -189,21 +190,27 @@ def restorer(
     dsn: str | None = None,
     url: str | None = None,
     only: Side | None = None,
-) -> Restore:
+) -> Iterator[Restore]:
     """What restores into the configured servers, or into those that `dsn` and `url` name."""
     from vbackup.engine.restore import Restore, RestoreSettings
 
     settle = config.qdrant.recover_timeout if config.qdrant else 0.0
-    with_points = only != "postgres" and config.qdrant is not None
-    return Restore(
-        repository=open_repository(config.repository, clock),
-        records=record_target(config, dsn, clock, reporter) if only != "qdrant" else None,
-        points=point_target(config, url, clock) if with_points else None,
-        settings=RestoreSettings(config.watermark.work_dir, settle),
-        reporter=reporter,
-        clock=clock,
-        cache=redis_cache(config),
-    )
+    with ExitStack() as stack:
+        points = None
+        if only != "postgres" and config.qdrant is not None:
+            points = stack.enter_context(closing(point_target(config, url, clock)))
+        cache = redis_cache(config)
+        if cache:
+            stack.callback(cache.close)
+        yield Restore(
+            repository=open_repository(config.repository, clock),
+            records=record_target(config, dsn, clock, reporter) if only != "qdrant" else None,
+            points=points,
+            settings=RestoreSettings(config.watermark.work_dir, settle),
+            reporter=reporter,
+            clock=clock,
+            cache=cache,
+        )
 
 
 def redis_cache(config: Config) -> RedisCache | None:
@@ -222,16 +229,13 @@ def restore(
 ) -> RestoreResult:
     """Restore one backup into the configured servers; by default under new names."""
     from vbackup.engine.restoreplan import RestoreOptions
-    from vbackup.qdrant.target import QdrantTarget
 
     asked = options or RestoreOptions()
-    run = restorer(config, reporter, clock, only=asked.only)
-    with ExitStack() as stack:
-        if isinstance(run.points, QdrantTarget):
-            stack.callback(run.points.close)
+    with restorer(config, reporter, clock, only=asked.only) as run:
         return run.run(run.plan(backup_id, asked), asked)
 
 
+@contextmanager
 def switch(
     config: Config,
     reporter: Reporter,
@@ -239,18 +243,22 @@ def switch(
     *,
     dsn: str | None = None,
     url: str | None = None,
-) -> Switch:
+) -> Iterator[Switch]:
     """What puts a restored pair in place of the live one, and back."""
     from vbackup.engine.switch import Switch
 
-    return Switch(
-        records=record_target(config, dsn, clock, reporter),
-        points=point_target(config, url, clock) if config.qdrant else None,
-        work_dir=config.watermark.work_dir,
-        settle_timeout=config.qdrant.recover_timeout if config.qdrant else 0.0,
-        reporter=reporter,
-        clock=clock,
-    )
+    with ExitStack() as stack:
+        points = None
+        if config.qdrant:
+            points = stack.enter_context(closing(point_target(config, url, clock)))
+        yield Switch(
+            records=record_target(config, dsn, clock, reporter),
+            points=points,
+            work_dir=config.watermark.work_dir,
+            settle_timeout=config.qdrant.recover_timeout if config.qdrant else 0.0,
+            reporter=reporter,
+            clock=clock,
+        )
 
 
 def _backup_options(

@@ -110,17 +110,34 @@ def command(session: Session, /, **given: Any) -> None:
 
 
 def _restore(session: Session, asked: Asked) -> None:
-    from vbackup.engine.restoreplan import RestoreOptions
-
-    restore = wiring.restorer(
+    with wiring.restorer(
         session.config,
         session.reporter,
         session.clock,
         dsn=asked.postgres,
         url=asked.qdrant,
         only=asked.only,
-    )
-    wanted = RestoreOptions(
+    ) as restore:
+        wanted = _options(asked)
+        plan = restore.plan(restore.repository.resolve(asked.backup, at=asked.at), wanted)
+        if asked.plan:
+            emit(session, plan_document(plan), lambda screen: render_plan(screen, plan))
+            return
+        if asked.in_place:
+            names = ", ".join([plan.manifest.postgres.facts.database, *plan.names])
+            session.confirm(f"this replaces the live pair ({names})", given=asked.yes)
+        with LineFile(asked.reembed) if asked.reembed else nullcontext() as file:
+            done = _run(session, asked, restore, plan)
+            if file:
+                for line in done.result.applied.reembed:
+                    file.write(reembed_line(line))
+    _report(session, asked, done)
+
+
+def _options(asked: Asked) -> RestoreOptions:
+    from vbackup.engine.restoreplan import RestoreOptions
+
+    return RestoreOptions(
         database=asked.database,
         collection_suffix=asked.collection_suffix,
         collections=asked.collections,
@@ -129,45 +146,38 @@ def _restore(session: Session, asked: Asked) -> None:
         force=asked.force,
         keep_failed=asked.keep_failed,
     )
-    plan = restore.plan(restore.repository.resolve(asked.backup, at=asked.at), wanted)
-    if asked.plan:
-        emit(session, plan_document(plan), lambda screen: render_plan(screen, plan))
-        return
-    if asked.in_place:
-        names = ", ".join(filter(None, [plan.manifest.postgres.facts.database, *plan.names]))
-        session.confirm(f"this replaces the live pair ({names})", given=asked.yes)
-    with LineFile(asked.reembed) if asked.reembed else nullcontext() as file:
-        done = _run(session, asked, restore, plan, wanted)
-        if file:
-            for line in done.result.applied.reembed:
-                file.write(reembed_line(line))
-    document = restore_document(done, asked.reembed)
-    strict = asked.strict and bool(done.result.applied.reembed)
-    ok = done.result.clean and not strict
-    emit(session, document, lambda screen: render_result(screen, done, asked.reembed), ok=ok)
-    if not done.result.clean:
-        raise Findings("rows and points of the restored pair do not agree", hint=_look_at(plan))
-    if strict:
-        raise Findings(
-            f"{len(done.result.applied.reembed)} rows are left to re-embed (--strict)",
-            hint="vbackup restore --reembed FILE writes them down",
-        )
 
 
-def _run(
-    session: Session, asked: Asked, restore: Restore, plan: RestorePlan, wanted: RestoreOptions
-) -> Done:
+def _run(session: Session, asked: Asked, restore: Restore, plan: RestorePlan) -> Done:
+    wanted = _options(asked)
     if not plan.in_place:
         return Done(restore.run(plan, wanted))
     from vbackup.engine.inplace import InPlaceRestore
 
-    switch = wiring.switch(
-        session.config, session.reporter, session.clock, dsn=asked.postgres, url=asked.qdrant
-    )
     live = plan.manifest.postgres.facts.database
     beside = session.settings.path.parent.absolute()
-    switched = InPlaceRestore(restore, switch, live, beside).run(plan, wanted)
+    with wiring.switch(
+        session.config, session.reporter, session.clock, dsn=asked.postgres, url=asked.qdrant
+    ) as switch:
+        switched = InPlaceRestore(restore, switch, live, beside).run(plan, wanted)
     return Done(switched.restored, switched)
+
+
+def _report(session: Session, asked: Asked, done: Done) -> None:
+    """Print the result; drift is a finding, and with --strict so are rows to re-embed."""
+    left = len(done.result.applied.reembed) if asked.strict else 0
+    ok = done.result.clean and not left
+    document = restore_document(done, asked.reembed)
+    emit(session, document, lambda screen: render_result(screen, done, asked.reembed), ok=ok)
+    if not done.result.clean:
+        raise Findings(
+            "rows and points of the restored pair do not agree", hint=_look_at(done.result.plan)
+        )
+    if left:
+        raise Findings(
+            f"{left} rows are left to re-embed (--strict)",
+            hint="vbackup restore --reembed FILE writes them down",
+        )
 
 
 def _look_at(plan: RestorePlan) -> str:

@@ -21,13 +21,14 @@ def run(session: Session, asked: Asked) -> None:
 
     if asked.go_back and asked.drop_old:
         raise Usage("--go-back and --drop-old exclude each other")
-    switch = wiring.switch(
+    act, path = (_drop_old, asked.drop_old) if asked.drop_old else (_go_back, asked.go_back)
+    if path is None:
+        raise Usage("neither --go-back nor --drop-old")
+    state = SwitchState.load(path)
+    with wiring.switch(
         session.config, session.reporter, session.clock, dsn=asked.postgres, url=asked.qdrant
-    )
-    if asked.go_back:
-        _go_back(session, switch, SwitchState.load(asked.go_back), asked.go_back, asked.yes)
-    elif asked.drop_old:
-        _drop_old(session, switch, SwitchState.load(asked.drop_old), asked.drop_old, asked.yes)
+    ) as switch:
+        act(session, switch, state, path, asked.yes)
 
 
 def _go_back(session: Session, switch: Switch, state: SwitchState, path: Path, yes: bool) -> None:
