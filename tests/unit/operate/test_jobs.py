@@ -1,0 +1,112 @@
+"""A job is a command in a process of its own; hooks stand around it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vbackup.config import HooksConfig, ScheduleConfig
+from vbackup.operate.history import History, Run
+from vbackup.operate.jobs import JobRunner, arguments
+
+Make = Callable[..., JobRunner]
+
+
+def test_the_commands_document_and_code_become_the_run(
+    make_runner: Make, monkeypatch: pytest.MonkeyPatch, history: History, ended: list[Run]
+) -> None:
+    monkeypatch.setenv("ANSWER", json.dumps({"ok": False, "id": "b1"}))
+    monkeypatch.setenv("CODE", "3")
+
+    run = make_runner().run("backup")
+
+    assert (run.code, run.outcome, run.document["id"]) == (3, "findings", "b1")
+    assert history.last("backup") == run
+    assert ended == [run]
+
+
+def test_the_command_line_is_what_a_person_would_type(
+    make_runner: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen = tmp_path / "seen"
+    monkeypatch.setenv("SEEN", str(seen))
+
+    make_runner(schedule=ScheduleConfig(verify_sample="1/7")).run("verify")
+
+    expected = f"--json --config {tmp_path}/vbackup.toml verify latest --level chunks --sample 1/7"
+    assert seen.read_text().strip() == expected
+    assert arguments("drill", ScheduleConfig())[-1] == "drill"
+
+
+def test_a_command_that_prints_no_document_is_described_by_its_last_words(
+    make_runner: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANSWER", "Segmentation fault")
+    monkeypatch.setenv("COMPLAINT", "first\nout of memory, password=hunter22\n")
+    monkeypatch.setenv("CODE", "1")
+
+    run = make_runner().run("backup")
+
+    assert "out of memory" in run.error
+    assert "hunter22" not in run.error
+
+
+def test_hooks_are_told_what_happened(
+    make_runner: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ANSWER", json.dumps({"id": "b7"}))
+    note = f'echo "$VBACKUP_HOOK $VBACKUP_JOB $VBACKUP_OUTCOME $VBACKUP_ID" >> {tmp_path}/told'
+
+    make_runner(HooksConfig(before=note, after=note)).run("backup")
+
+    assert (tmp_path / "told").read_text().splitlines() == ["before backup  ", "after backup ok b7"]
+
+
+def test_a_failing_hook_before_keeps_the_job_from_starting(
+    make_runner: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SEEN", str(tmp_path / "seen"))
+
+    run = make_runner(HooksConfig(before="echo no space >&2; exit 9")).run("backup")
+
+    assert run.code == 1
+    assert "exit code 9: no space" in run.error
+    assert not (tmp_path / "seen").exists()
+
+
+def test_a_failing_hook_after_is_a_warning(make_runner: Make, notes: Any) -> None:
+    run = make_runner(HooksConfig(after="exit 1")).run("backup")
+    assert run.ok
+    assert notes.warnings[0][0] == "the hook after the job failed"
+
+
+def test_a_hook_that_hangs_is_ended(make_runner: Make) -> None:
+    run = make_runner(HooksConfig(before="exec sleep 600", timeout=0.2)).run("backup")
+    assert "longer than 0.2 s" in run.error
+
+
+def test_stopping_ends_the_running_command_as_an_interruption(
+    make_runner: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    waiting = tmp_path / "waiting"
+    monkeypatch.setenv("WAIT", str(waiting))
+    runner = make_runner()
+    runs: list[Run] = []
+    thread = threading.Thread(target=lambda: runs.append(runner.run("backup")))
+    thread.start()
+    tick = threading.Event()
+    while not waiting.exists():
+        tick.wait(0.01)
+    assert runner.busy()
+
+    runner.stop()
+    thread.join()
+
+    assert runs[0].outcome == "interrupted"
+    assert not runner.busy()
+    assert runner.run("prune").outcome == "interrupted"

@@ -1,0 +1,180 @@
+"""Status, metrics, page: one truth, three forms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import pytest
+
+from vbackup.config import ObjectiveConfig, ScheduleConfig
+from vbackup.errors import Usage
+from vbackup.operate.history import KEPT, History
+from vbackup.operate.metrics import exposition, write_textfile
+from vbackup.operate.page import render
+from vbackup.operate.status import Status, read_status
+from vbackup.operate.web import StatusServer, split_listen
+
+NOW = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
+SCHEDULE = ScheduleConfig(backup="0 * * * *", drill="0 4 * * 0")
+
+
+def ran(history: History, job: Any, ago: timedelta, code: int, **document: Any) -> None:
+    at = NOW - ago
+    history.end(history.begin(job, at), at + timedelta(seconds=90), code, document)
+
+
+def backup(history: History, ago: timedelta, code: int = 0, **more: Any) -> None:
+    mark = {"at": (NOW - ago).isoformat()}
+    numbers = {"bytes_read": 5_000_000, "bytes_uploaded": 20_000, "writers_paused_ms": 0}
+    ran(
+        history,
+        "backup",
+        ago,
+        code,
+        id="20260304T110000Z-abc123",
+        watermark=mark,
+        **numbers,
+        **more,
+    )
+
+
+def status(history: History) -> Status:
+    return read_status(history, SCHEDULE, ObjectiveConfig(), NOW)
+
+
+@pytest.fixture
+def good(history: History) -> History:
+    backup(history, timedelta(hours=1), patch={"reembed": 4})
+    ran(history, "drill", timedelta(days=2), 0, rto_seconds=77.5)
+    link = {"name": "docs", "rows": 1200, "points": 1200, "missing": 0, "orphans": 0}
+    ran(history, "reconcile", timedelta(hours=3), 0, links=[link])
+    return history
+
+
+def test_a_pair_is_protected_when_every_objective_is_met(good: History) -> None:
+    found = status(good)
+    assert found.protected
+    assert found.rpo_seconds == 3600
+    assert found.rto_seconds == 77.5
+
+
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [
+        (lambda h: None, ""),
+        (lambda h: backup(h, timedelta(minutes=5), 1), "the last backup failed: failed"),
+        (
+            lambda h: ran(h, "reconcile", timedelta(0), 3, links=[{"name": "docs", "stale": 2}]),
+            "link docs has drift",
+        ),
+        (lambda h: ran(h, "drill", timedelta(0), 4), "the last drill failed: refused"),
+    ],
+)
+def test_what_is_wrong_is_said(good: History, spoil: Any, problem: str) -> None:
+    spoil(good)
+    assert (problem in status(good).problems) is bool(problem)
+
+
+def test_nothing_at_all_is_not_protected(history: History) -> None:
+    problems = status(history).problems
+    assert "there is no good backup yet" in problems
+    assert "no drill has passed for longer than the objective" in problems
+
+
+def test_an_old_backup_is_not_protection(history: History) -> None:
+    backup(history, timedelta(hours=27))
+    assert "the newest good backup is older than the objective" in status(history).problems
+
+
+def test_runs_cut_off_by_a_crash_are_closed_and_counted(history: History) -> None:
+    history.begin("backup", NOW - timedelta(hours=1))
+    assert [run.outcome for run in history.running()] == ["running"]
+    assert history.close_open(NOW) == 1
+    assert history.failures() == {("backup", None): 1}
+    assert status(history).problems[-1] == "the last backup failed: cut off"
+
+
+def test_history_forgets_what_is_very_old(history: History) -> None:
+    ran(history, "prune", KEPT + timedelta(days=1), 0)
+    history.begin("prune", NOW)
+    assert len(history.runs(NOW - KEPT - timedelta(days=9))) == 1
+
+
+def test_metrics_say_the_same(good: History, tmp_path: Any) -> None:
+    backup(good, timedelta(minutes=9), 6)
+    text = exposition(lambda: status(good)).decode()
+    for line in (
+        "vbackup_protected 0.0",
+        "vbackup_rpo_seconds 3600.0",
+        "vbackup_rto_seconds 77.5",
+        "vbackup_reembed_rows 4.0",
+        'vbackup_last_exit_code{job="backup"} 6.0',
+        'vbackup_failures_total{job="backup",kind="locked"} 1.0',
+        'vbackup_drift{kind="orphans",link="docs"} 0.0',
+        "vbackup_backup_new_bytes 20000.0",
+    ):
+        assert line in text.splitlines()
+    write_textfile(tmp_path / "node" / "vbackup.prom", lambda: status(good))
+    assert (tmp_path / "node" / "vbackup.prom").read_text() == text
+
+
+def test_the_page_needs_nothing_from_outside_and_escapes(good: History) -> None:
+    ran(good, "prune", timedelta(0), 1, error={"message": "<script>alert(1)</script>"})
+    page = render(status(good), title="s3://bucket/<b>")
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert "Not protected" in page
+    assert "http" not in page.split("</style>")[0].replace("http-equiv", "")
+    assert page.count("<rect") > 3
+
+
+# ---------------------------------------------------------------- the server
+
+
+@pytest.fixture
+def server(good: History) -> Iterator[str]:
+    running = StatusServer("127.0.0.1:0", lambda: status(good), "s3://bucket")
+    yield f"http://{running.address}"
+    running.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "content"),
+    [
+        ("/", "text/html", b"Protected"),
+        ("/metrics", "text/plain", b"vbackup_info"),
+        ("/healthz", "application/json", b'"protected": true'),
+    ],
+)
+def test_the_server_answers(server: str, path: str, kind: str, content: bytes) -> None:
+    with urlopen(server + path, timeout=10) as answer:
+        assert answer.headers["Content-Type"].startswith(kind)
+        assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+        assert content in answer.read()
+
+
+def test_the_server_is_read_only_and_knows_no_other_page(server: str) -> None:
+    with pytest.raises(HTTPError, match="404"):
+        urlopen(f"{server}/../../etc/passwd", timeout=10)
+    with pytest.raises(HTTPError, match="501"):
+        urlopen(Request(server, method="POST", data=b"x"), timeout=10)
+
+
+def test_a_taken_port_is_a_usage_error(server: str) -> None:
+    with pytest.raises(Usage, match="cannot listen"):
+        StatusServer(server.removeprefix("http://"), lambda: None, "x")  # type: ignore[arg-type,return-value]
+
+
+@pytest.mark.parametrize("listen", ["9187", "host:", "host:http", "host:99999"])
+def test_listen_addresses_are_checked(listen: str) -> None:
+    with pytest.raises(Usage, match="not host:port"):
+        split_listen(listen)
+
+
+def test_listen_takes_ipv6_and_all_interfaces() -> None:
+    assert split_listen("[::1]:9187") == ("::1", 9187)
+    assert split_listen(":9187") == ("0.0.0.0", 9187)
