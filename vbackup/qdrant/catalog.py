@@ -11,9 +11,6 @@ from vbackup.errors import NotFound, Refused
 from vbackup.ports import CollectionFacts, PointStoreFacts, ShardRef
 from vbackup.qdrant.cluster import Cluster, Replica, lowest
 
-STREAMS_SINCE = (1, 12)
-"""Streamed shard snapshots came with Qdrant 1.12."""
-
 
 def store_facts(
     cluster: Cluster, patterns: Sequence[str], *, ignore_missing: bool

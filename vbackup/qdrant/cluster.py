@@ -33,6 +33,7 @@ class Cluster:
     """Several nodes that serve the same collections; or one."""
 
     def __init__(self, options: QdrantConfig, clock: Clock) -> None:
+        self.clock = clock
         self.nodes = tuple(Node(url, options, clock) for url in options.urls)
 
     def close(self) -> None:

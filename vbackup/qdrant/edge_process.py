@@ -41,6 +41,11 @@ class EdgeProcess:
             process = self._process or self._start()
             return self._expect(process, request, expected)
 
+    def rest(self) -> None:
+        """End the process but keep the unpacked files: the next request starts another."""
+        with self._lock:
+            self._end()
+
     def close(self) -> None:
         with self._lock:
             self._end()

@@ -18,12 +18,17 @@ from vbackup.errors import Failed, NotFound, Refused
 from vbackup.model.blocks import Point, PointBlock, PointId
 from vbackup.model.link import Link
 from vbackup.ports import ShardSpool
-from vbackup.qdrant.conditions import Admission, point_ids
+from vbackup.qdrant.conditions import point_ids
 from vbackup.qdrant.edge_process import EdgeProcess
 from vbackup.qdrant.edge_protocol import Columns, Lookup, Owned, Scan, Whole, WholePoints
 from vbackup.qdrant.fanin import FanIn
 from vbackup.qdrant.limits import MATCHED, PAGE, WHOLE
-from vbackup.qdrant.projection import Projection, chosen, joined, reference
+from vbackup.qdrant.projection import Projection, by_reference, chosen, joined
+
+PAGE_OF_TEXTS = 1_000
+PROCESSES = 16
+"""Of more shards than this, those that were read to their end do without a process until they are
+asked again."""
 
 
 @contextmanager
@@ -39,7 +44,7 @@ def open_offline(
     if find_spec("qdrant_edge") is None:
         raise Refused(
             "reading shard snapshots without a server needs qdrant-edge-py, which is not installed",
-            hint="pip install 'vbackup[edge]'; backups, restores and drills work without it",
+            hint="pip install 'vbackup[edge]'; restores and backups without links work without it",
         )
     directory.mkdir(parents=True, exist_ok=True)
     room = Path(tempfile.mkdtemp(prefix="offline-", dir=directory))
@@ -80,8 +85,8 @@ class OfflinePoints:
         return sorted(self._shards)
 
     def points(self, link: Link, collection: str) -> Iterator[PointBlock]:
-        """Every point that the link's filters admit, 10,000 read at a time, shards mixed."""
-        readers = [partial(_scan, shard, link) for shard in self._of(collection)]
+        """Every point that the link's filters admit, up to 10,000 a block, shards mixed."""
+        readers = [partial(self._scan, shard, link) for shard in self._of(collection)]
         if readers:
             yield from FanIn(readers, workers=os.cpu_count() or 2)
 
@@ -110,14 +115,8 @@ class OfflinePoints:
 
     def fetch(self, link: Link, collection: str, keys: Sequence[str]) -> dict[str, list[Point]]:
         """Whole points by the key they refer to. Needs `vectors`, raises Failed without."""
-        admits = Admission(link.filter, link.must_not)
-        wanted = set(keys)
-        found: dict[str, list[Point]] = {}
-        for point in self.fetch_ids(collection, self.owned(link, collection, keys).ids):
-            key = reference(link, point.id, point.payload)
-            if key is not None and key in wanted and admits(point.payload):
-                found.setdefault(key, []).append(point)
-        return found
+        ids = self.owned(link, collection, keys).ids
+        return by_reference(link, self.fetch_ids(collection, ids), keys)
 
     def fetch_ids(self, collection: str, ids: Sequence[PointId]) -> list[Point]:
         """Whole points by id; absent ones are left out. Needs `vectors`, raises Failed without."""
@@ -131,15 +130,19 @@ class OfflinePoints:
                 found += [Point(id_, vector, payload) for id_, vector, payload in answer.points]
         return found
 
+    def _scan(self, shard: EdgeProcess, link: Link) -> Iterator[PointBlock]:
+        # JSON text may be long, and a page of it is in memory at once.
+        texts = any(path and not path.indexable for path in (*link.ref, link.version, link.tenant))
+        page = PAGE_OF_TEXTS if texts else PAGE
+        yield from _pages(shard, lambda start: Scan(link, start, page))
+        if sum(map(len, self._shards.values())) > PROCESSES:
+            shard.rest()
+
     def _of(self, collection: str) -> Sequence[EdgeProcess]:
         try:
             return self._shards[collection]
         except KeyError:
             raise NotFound(f"the snapshots hold no collection {collection!r}") from None
-
-
-def _scan(shard: EdgeProcess, link: Link) -> Iterator[PointBlock]:
-    return _pages(shard, lambda start: Scan(link, start, PAGE))
 
 
 def _owned(shard: EdgeProcess, link: Link, keys: list[str]) -> Iterator[PointBlock]:

@@ -7,7 +7,7 @@ a link run on the server, or here where strict mode forbids filters without an i
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -17,7 +17,6 @@ from vbackup.model.blocks import Point, PointBlock, PointId
 from vbackup.model.link import Link, PayloadPath
 from vbackup.qdrant.cluster import Cluster
 from vbackup.qdrant.conditions import (
-    Admission,
     JsonFilter,
     Kind,
     covering_kind,
@@ -27,18 +26,27 @@ from vbackup.qdrant.conditions import (
 )
 from vbackup.qdrant.limits import Limits
 from vbackup.qdrant.projection import (
+    Page,
     Projection,
+    by_reference,
     chosen,
     decode_page,
     decode_records,
     joined,
-    reference,
 )
 from vbackup.qdrant.rest import collection_path
 
 SCAN_INSTEAD = 4
 """Filtered requests without a payload index cost the server a full scan each: from this many on,
 one scan with only the needed keys is cheaper."""
+FIRST_PAGE = 1_000
+"""Points of the first page, which tells how large points are."""
+
+PAGE_BYTES = 4 << 20
+"""What a page of answer is meant to be: references may hide in long JSON texts."""
+
+LIMITS_HOLD = 10.0
+"""Seconds for which a collection's limits are remembered: a capture asks many times a second."""
 
 
 class _Whole(msgspec.Struct, gc=False):
@@ -51,20 +59,10 @@ class _Whole(msgspec.Struct, gc=False):
         return Point(self.id, self.vector, self.payload or {}, self.shard_key)
 
 
-class _WholePage(msgspec.Struct):
-    points: list[_Whole]
-    next_page_offset: PointId | None = None
-
-
-class _WholePageAnswer(msgspec.Struct):
-    result: _WholePage
-
-
 class _WholeAnswer(msgspec.Struct):
     result: list[_Whole]
 
 
-_decode_whole_page = msgspec.json.Decoder(_WholePageAnswer).decode
 _decode_whole = msgspec.json.Decoder(_WholeAnswer).decode
 
 
@@ -73,20 +71,19 @@ class LivePoints:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
+        self._known_limits: dict[str, tuple[float, Limits]] = {}
 
     def collections(self) -> Sequence[str]:
         return self._cluster.names()
 
     def points(self, link: Link, collection: str) -> Iterator[PointBlock]:
-        """Every point that the link's filters admit, in id order, 10,000 a block."""
+        """Every point that the link's filters admit, in id order, up to 10,000 a block."""
         limits = self._limits(collection)
         conditions = link_filter(link)
         by_server = not conditions or limits.unindexed_filters
         projection = Projection(link, filtered=by_server)
         body = self._body(projection, limits.page, conditions if by_server else {})
-        for raw, ready in self._pages(collection, body):
-            page = decode_page(raw).result
-            ready(page.next_page_offset)
+        for page in self._pages(collection, body):
             yield projection.page(page.points)
 
     def lookup(self, link: Link, collection: str, ids: Sequence[PointId]) -> PointBlock:
@@ -125,15 +122,11 @@ class LivePoints:
 
     def fetch(self, link: Link, collection: str, keys: Sequence[str]) -> dict[str, list[Point]]:
         """Whole points, by the key they refer to; keys without points are left out."""
-        ids = self.owned(link, collection, keys).ids
-        admits = Admission(link.filter, link.must_not)
-        wanted = set(keys)
-        found: dict[str, list[Point]] = {}
-        for point in self.fetch_ids(collection, ids):
-            key = reference(link, point.id, point.payload)
-            if key is not None and key in wanted and admits(point.payload):
-                found.setdefault(key, []).append(point)
-        return found
+        if link.by_id:
+            ids: Sequence[PointId] = point_ids(keys)
+        else:
+            ids = self.owned(link, collection, keys).ids
+        return by_reference(link, self.fetch_ids(collection, ids), keys)
 
     def fetch_ids(self, collection: str, ids: Sequence[PointId]) -> list[Point]:
         """Whole points by id; absent ones are left out. All of them are held in memory."""
@@ -145,16 +138,6 @@ class LivePoints:
             raw = self._ask(path, {"ids": chunk, "with_payload": True, "with_vector": True})
             found += [whole.point() for whole in _decode_whole(raw).result]
         return found
-
-    def whole(self, collection: str) -> Iterator[Point]:
-        """Every point with payload and vectors, in id order."""
-        limit = self._limits(collection).whole
-        body = {"limit": limit, "with_payload": True, "with_vector": True}
-        for raw, ready in self._pages(collection, body):
-            page = _decode_whole_page(raw).result
-            ready(page.next_page_offset)
-            for point in page.points:
-                yield point.point()
 
     def _scan_pays(self, link: Link, schema: dict[str, Any], requests: int) -> bool:
         if owned_filter(link.ref, ()) is None:
@@ -174,9 +157,7 @@ class LivePoints:
         kinds = [_kind(path, info) for path in link.ref]
         conditions = owned_filter(link.ref, keys, kinds) or {}
         body = self._body(projection, Limits.of(info["config"]).page, conditions)
-        for raw, ready in self._pages(collection, body):
-            page = decode_page(raw).result
-            ready(page.next_page_offset)
+        for page in self._pages(collection, body):
             yield chosen(projection.page(page.points), wanted)
 
     def _body(self, projection: Projection, limit: int, conditions: JsonFilter) -> dict[str, Any]:
@@ -189,25 +170,43 @@ class LivePoints:
             body["filter"] = conditions
         return body
 
-    def _pages(self, collection: str, body: dict[str, Any]) -> Iterator[tuple[bytes, Any]]:
-        """Raw pages of a scroll. The consumer tells the next offset, and while it works on one
-        page the server makes the next."""
+    def _pages(self, collection: str, body: dict[str, Any]) -> Iterator[Page]:
+        """The pages of a scroll; while the consumer works on one, the server makes the next."""
         path = collection_path(collection, "points", "scroll")
+        most = body["limit"]
         with ThreadPoolExecutor(1, thread_name_prefix="scroll") as pool:
-            pending: list[Future[bytes]] = [pool.submit(self._ask, path, body)]
-
-            def ready(offset: PointId | None) -> None:
-                if offset is not None:
-                    pending.append(pool.submit(self._ask, path, body | {"offset": offset}))
-
-            while pending:
-                yield pending.pop().result(), ready
+            raw = pool.submit(self._ask, path, body | {"limit": min(most, FIRST_PAGE)}).result()
+            while True:
+                page = decode_page(raw).result
+                if page.next_page_offset is None:
+                    yield page
+                    return
+                limit = next_limit(len(raw), len(page.points), most)
+                following = body | {"limit": limit, "offset": page.next_page_offset}
+                pending = pool.submit(self._ask, path, following)
+                del raw
+                yield page
+                raw = pending.result()
 
     def _ask(self, path: str, body: dict[str, Any]) -> bytes:
         return self._cluster.ask("POST", path, body)
 
     def _limits(self, collection: str) -> Limits:
-        return Limits.of(self._cluster.info(collection)["config"])
+        """What the collection's strict mode said at most a few seconds ago."""
+        now = self._cluster.clock.monotonic()
+        known = self._known_limits.get(collection)
+        if known and now < known[0]:
+            return known[1]
+        limits = Limits.of(self._cluster.info(collection)["config"])
+        self._known_limits[collection] = (now + LIMITS_HOLD, limits)
+        return limits
+
+
+def next_limit(answered: int, points: int, most: int) -> int:
+    """How many points to ask for next, when so many bytes held so many points."""
+    if not points:
+        return most
+    return max(1, min(most, PAGE_BYTES * points // max(1, answered)))
 
 
 def _kind(path: PayloadPath, info: dict[str, Any]) -> Kind | None:

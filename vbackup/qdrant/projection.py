@@ -5,13 +5,13 @@ Only the needed payload keys are asked for, and whole columns are built at a tim
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import compress
 from typing import Any
 
 import msgspec
 
-from vbackup.model.blocks import PointBlock, PointId
+from vbackup.model.blocks import Point, PointBlock, PointId
 from vbackup.model.keys import canonical, composite
 from vbackup.model.link import JSON_STEP, Link, PayloadPath
 from vbackup.qdrant.conditions import Admission, filter_paths, server_key
@@ -91,6 +91,20 @@ def reference(link: Link, id_: PointId, payload: Payload) -> str | None:
     if link.by_id:
         return str(id_)
     return composite(canonical(path.extract(payload)) for path in link.ref)
+
+
+def by_reference(
+    link: Link, points: Iterable[Point], keys: Iterable[str]
+) -> dict[str, list[Point]]:
+    """Those of the points that the link's filters admit and that refer to one of these keys."""
+    admits = Admission(link.filter, link.must_not)
+    wanted = set(keys)
+    found: dict[str, list[Point]] = {}
+    for point in points:
+        key = reference(link, point.id, point.payload)
+        if key is not None and key in wanted and admits(point.payload):
+            found.setdefault(key, []).append(point)
+    return found
 
 
 def chosen(block: PointBlock, keys: Collection[str]) -> PointBlock:

@@ -141,6 +141,10 @@ class ShardContents:
 
 def _named(error: VbackupError, shard: ShardRef) -> VbackupError:
     where = f"snapshot of shard {shard.id} of collection {shard.collection!r}"
+    if "does not look like" in error.message:
+        # A Qdrant that answers everything else: the address is right, the server is old.
+        hint = "shard snapshots can be streamed since Qdrant 1.12; upgrade the server"
+        return Failed(f"{where}: {shard.node} cannot stream it", hint=hint)
     if "not a local" in error.message:
         hint = "the shard has moved to another node; start again"
         return Failed(f"{where}: {shard.node} no longer holds it", hint=hint, retryable=True)

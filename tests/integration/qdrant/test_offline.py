@@ -223,6 +223,17 @@ def test_shards_are_asked_by_several_threads(saved: tuple[str, list[Path]], tmp_
     assert scanned == 300
 
 
+def test_of_many_shards_few_processes_live(
+    saved: tuple[str, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(offline, "PROCESSES", 1)
+    name, tars = saved
+    with open_offline({name: tars}, tmp_path / "work") as reader:
+        assert sum(len(block) for block in reader.points(LINK, name)) == 300
+        assert [process._process for process in reader._shards[name]] == [None, None]
+        assert len(reader.lookup(LINK, name, [1, 2, 3])) == 3
+
+
 def test_without_the_engine_it_is_refused_with_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
