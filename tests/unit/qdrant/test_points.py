@@ -108,7 +108,7 @@ def test_filters_that_strict_mode_forbids_are_tested_here(server: Any, points: L
 
 def test_an_error_on_the_way_is_raised(server: Any, points: LivePoints) -> None:
     _info(server)
-    broken = (500, b'{"status":{"error":"disk"}}', {})
+    broken: tuple[int, bytes, dict[str, str]] = (500, b'{"status":{"error":"disk"}}', {})
     server.on("POST", SCROLL, server.result(_page([1], 2)), broken)
     blocks = points.points(_link(), "docs")
 
