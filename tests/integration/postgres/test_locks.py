@@ -32,7 +32,7 @@ def writer(schema: str) -> Iterator[psycopg.Connection[Any]]:
 @pytest.fixture
 def reader(schema: str) -> PostgresSource:
     watermark = WatermarkConfig(lock_timeout=0.2, fence_key=7)
-    config = PostgresConfig(dsn=schema)  # type: ignore[arg-type]
+    config = PostgresConfig(dsn=schema)
     return PostgresSource(config, watermark, clock=SystemClock())
 
 
@@ -107,7 +107,7 @@ def test_locked_tables_stop_writers_but_not_readers_or_watermarks(
         assert held
         for table in ("t", "u"):
             with pytest.raises(psycopg.errors.LockNotAvailable):
-                writer.execute(f"INSERT INTO {table} VALUES (1)")  # type: ignore[arg-type]
+                writer.execute(f"INSERT INTO {table} VALUES (1)")
         assert writer.execute("SELECT count(*) FROM t").fetchone() == (0,)
         reader.candidate(linked).close()
     writer.execute("INSERT INTO t VALUES (1)")

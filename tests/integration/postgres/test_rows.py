@@ -92,10 +92,10 @@ def test_text_keys_of_any_shape_come_back_exactly(
 def test_every_key_type_reads_canonical_and_is_looked_up(
     sql_type: str, values: list[Any], table: psycopg.Connection[Any], schema: str, source: Any
 ) -> None:
-    table.execute(f"CREATE TABLE t (k {sql_type}, version text)")  # type: ignore[arg-type]
+    table.execute(f"CREATE TABLE t (k {sql_type}, version text)")
     for value in values:
         query = f"INSERT INTO t VALUES (%s::text::{sql_type}, 'v')"
-        table.execute(query, (str(value),))  # type: ignore[arg-type]
+        table.execute(query, (str(value),))
     expected = {canonical(json.loads(v)) if sql_type == "jsonb" else canonical(v) for v in values}
     wanted = link(RowSource(table="t", key=("k",), version="version"))
     with closing(source(schema).view()) as view:
