@@ -125,7 +125,8 @@ class TerminalReporter:
             self._running += 1
             if self._running == 1:
                 self._progress.start()
-            return self._progress.add_task(name, total=total, unit=unit, detail="")
+            # Nobody knows a total of 0: it is an estimate that found nothing to go by.
+            return self._progress.add_task(name, total=total or None, unit=unit, detail="")
 
     def _end(self, task: TaskID, line: Text) -> None:
         with self._lock:
