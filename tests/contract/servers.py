@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -77,13 +79,28 @@ def free_port() -> int:
         return port
 
 
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+
+
+def _die_with_the_tests() -> None:
+    """In the child: a SIGKILL of the tests must not leave servers behind (Linux)."""
+    if sys.platform == "linux":
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 @contextmanager
 def _running(
     command: list[str], url: str, log: Path, environment: Mapping[str, str]
 ) -> Iterator[None]:
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=output, env=dict(environment), cwd=log.parent
+            command,
+            stdout=output,
+            stderr=output,
+            env=dict(environment),
+            cwd=log.parent,
+            preexec_fn=_die_with_the_tests,
         )
     try:
         _wait_until_it_answers(process, url, log)
