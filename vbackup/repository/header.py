@@ -50,6 +50,9 @@ class Header:
         return self.encryption == "passphrase"
 
 
+_HEADERS = msgspec.json.Decoder(Header)
+
+
 @dataclass(frozen=True, slots=True)
 class Opened:
     """A header with its keys. `slot` is the id of the slot that opened, empty without one."""
@@ -132,7 +135,7 @@ def _decode(raw: bytes) -> Header:
         raise Damaged(f"{KEY} is larger than {_LIMIT} bytes")
     _refuse_newer(raw)
     try:
-        header = msgspec.json.decode(raw, type=Header)
+        header = _HEADERS.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Damaged(f"{KEY} is malformed: {error}") from None
     if header.format != FORMAT or header.algorithm != CHUNKER or not header.chunker.valid():

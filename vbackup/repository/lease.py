@@ -55,6 +55,9 @@ class LeaseRecord:
         )
 
 
+_RECORDS = msgspec.json.Decoder(LeaseRecord)
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """A stored claim and whether its holder is gone."""
@@ -79,7 +82,7 @@ def claims(store: ObjectStore, clock: Clock, name: str = "") -> list[Claim]:
 
 def _decode(data: bytes) -> LeaseRecord | None:
     try:
-        return msgspec.json.decode(data, type=LeaseRecord)
+        return _RECORDS.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
 
@@ -217,7 +220,9 @@ def _claim(store: ObjectStore, clock: Clock, record: LeaseRecord) -> Claim | Non
 
 def _clear_stale(store: ObjectStore, clock: Clock, own: LeaseRecord) -> Claim | None:
     others = [claim for claim in claims(store, clock, own.name) if claim.key != own.key]
-    store.delete([claim.key for claim in others if claim.stale])
+    stale = [claim.key for claim in others if claim.stale]
+    if stale:
+        store.delete(stale)
     return next((claim for claim in others if not claim.stale), None)
 
 

@@ -24,6 +24,9 @@ _CHECK_LIMIT = 1024**2
 
 _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]*(\.[0-9A-Za-z_-]+)*")
 _HEX = re.compile(r"[0-9a-f]{64}")
+# Made at import: msgspec 0.22 crashes the interpreter when threads are the first to use a type.
+_MANIFESTS = msgspec.json.Decoder(Manifest)
+_CHECKS = msgspec.json.Decoder(CheckRecord)
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]")
 
 
@@ -75,7 +78,7 @@ def decode(seal: Seal, backup_id: str, data: bytes) -> Manifest:
                 f"backup {backup_id} has manifest version {version}; this vbackup knows {VERSION}",
                 hint="upgrade vbackup",
             )
-        manifest = msgspec.convert(loose, Manifest)
+        manifest = _MANIFESTS.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise Damaged(f"manifest of {backup_id} is malformed: {error}") from None
     problem = _problem(manifest, backup_id)
@@ -128,7 +131,7 @@ def decode_check(seal: Seal, key: str, data: bytes) -> CheckRecord:
     """Raises Damaged."""
     raw = sealed.decode(seal, sealed.CHECK, key, data, limit=_CHECK_LIMIT)
     try:
-        return msgspec.json.decode(raw, type=CheckRecord)
+        return _CHECKS.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Damaged(f"{key} is malformed: {error}") from None
 

@@ -51,7 +51,7 @@ def test_every_flipped_byte_is_found_by_verify(
     repository: Repository, store: Any, reopen: REOPEN, kit: Any
 ) -> None:
     """Each byte of each object of a small repository, one at a time."""
-    kit.back_up(repository, "b1", data=kit.noise(2500), text=b"abc " * 500)
+    kit.back_up(repository, "b1", data=kit.noise(300), text=b"abc " * 500)
     repository.pin("b1")
     repository.record("b1", CheckRecord("chunks", repository.clock.now(), ok=True))
     whole = dict(store.objects)
@@ -73,7 +73,7 @@ def test_every_flipped_byte_that_matters_is_found_by_a_restore(
     repository: Repository, store: Any, reopen: REOPEN, kit: Any
 ) -> None:
     """What a restore reads without complaint is what was backed up, whatever was flipped."""
-    streams = {"data": kit.noise(2500), "text": b"abc " * 500}
+    streams = {"data": kit.noise(1500), "text": b"abc " * 500}
     kit.back_up(repository, "b1", **streams)
     whole = dict(store.objects)
     for key in store.names():

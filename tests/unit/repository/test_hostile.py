@@ -1,0 +1,378 @@
+"""Manifests, packs and indexes that somebody with the keys wrote to do harm."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from vbackup.errors import Damaged, Refused, Usage, VbackupError
+from vbackup.model.manifest import Artifact
+from vbackup.repository import header, manifest, packs, recipe, sealed
+from vbackup.repository import index as index_objects
+from vbackup.repository.codec import RAW, ZSTD
+from vbackup.repository.index import ChunkIndex
+from vbackup.repository.packs import ENTRY, PackBuilder, pack_key, seal_chunk
+from vbackup.repository.repository import Repository
+
+Reopen = Callable[[], Repository]
+HEX = "ab" * 32
+
+
+def rewrite(repository: Repository, change: Callable[[Any], None]) -> None:
+    """Replace the manifest of b1 by a genuine one with other content."""
+    loose = json.loads(msgspec.json.encode(repository.load("b1")))
+    change(loose)
+    raw = json.dumps(loose).encode()
+    data = sealed.encode(repository.seal, sealed.MANIFEST, "b1", raw)
+    repository.store.put("backups/b1/manifest", data)
+
+
+def artifact(loose: Any) -> Any:
+    return loose["postgres"]["dumps"][0]["artifact"]
+
+
+HOSTILE: dict[str, Callable[[Any], None]] = {
+    "absolute name": lambda m: artifact(m).update(name="/etc/cron.d/x"),
+    "climbing name": lambda m: artifact(m).update(name="../../x"),
+    "climbing in the middle": lambda m: artifact(m).update(name="a/../../x"),
+    "nul in a name": lambda m: artifact(m).update(name="a\0b"),
+    "backslash": lambda m: artifact(m).update(name="..\\x"),
+    "empty name": lambda m: artifact(m).update(name=""),
+    "endless name": lambda m: artifact(m).update(name="a" * 100_000),
+    "huge length": lambda m: artifact(m).update(length=2**63),
+    "negative length": lambda m: artifact(m).update(length=-1),
+    "length as text": lambda m: artifact(m).update(length="10"),
+    "deep recipe": lambda m: artifact(m).update(depth=10_000),
+    "negative depth": lambda m: artifact(m).update(depth=-1),
+    "many roots": lambda m: artifact(m).update(root=[HEX] * 1000),
+    "root is no digest": lambda m: artifact(m).update(root=["../../vbackup.json"]),
+    "root without length": lambda m: artifact(m).update(length=0),
+    "no digest": lambda m: artifact(m).update(sha256="zz"),
+    "another id": lambda m: m.update(id="b2"),
+    "missing member": lambda m: m.pop("watermark"),
+    "version 0": lambda m: m.update(version=0),
+    "version as text": lambda m: m.update(version="1"),
+    "no version": lambda m: m.pop("version"),
+    "naive time": lambda m: m.update(created_at="2026-01-01T00:00:00"),
+    "climbing collection": lambda m: m.update(qdrant=collection("../x")),
+    "collection with a slash": lambda m: m.update(qdrant=collection("a/b")),
+}
+
+
+def collection(name: str) -> Any:
+    part = {"name": name, "config": {}, "payload_schema": {}, "aliases": [], "shards": []}
+    return {"server_version": "1", "nodes": 1, "collections": [{**part, "points": 0, "bytes": 0}]}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_manifest_is_damaged(repository: Repository, kit: Any, name: str) -> None:
+    kit.back_up(repository, "b1", data=kit.noise(5000))
+    rewrite(repository, HOSTILE[name])
+    with pytest.raises(Damaged, match="b1"):
+        repository.load("b1")
+    assert repository.backups()[0].unreadable
+
+
+def test_a_newer_manifest_is_refused_and_unknown_members_are_not(
+    repository: Repository, kit: Any
+) -> None:
+    kit.back_up(repository, "b1", data=b"x")
+    rewrite(repository, lambda m: m.update(later={"a": 1}))
+    assert repository.load("b1").id == "b1"
+    rewrite(repository, lambda m: m.update(version=2))
+    with pytest.raises(Refused, match="version 2"):
+        repository.load("b1")
+
+
+@pytest.mark.parametrize("raw", [b"", b"[]", b"null", b"{", b"\xff", b'{"version":1}', b"1e999"])
+def test_a_manifest_that_is_no_manifest(repository: Repository, kit: Any, raw: bytes) -> None:
+    kit.back_up(repository, "b1", data=b"x")
+    data = sealed.encode(repository.seal, sealed.MANIFEST, "b1", raw)
+    repository.store.put("backups/b1/manifest", data)
+    with pytest.raises(Damaged):
+        repository.load("b1")
+
+
+def test_a_manifest_bomb_costs_no_memory(repository: Repository, kit: Any) -> None:
+    kit.back_up(repository, "b1", data=b"x")
+    data = sealed.encode(repository.seal, sealed.MANIFEST, "b1", bytes(400 * 1024**2))
+    repository.store.put("backups/b1/manifest", data)
+    tracemalloc.start()
+    try:
+        with pytest.raises(Damaged, match="more than"):
+            repository.load("b1")
+        assert tracemalloc.get_traced_memory()[1] < 4 * 1024**2
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("text", ["..", "a/../b", "a b", "ü/ö", "", "%", ".", "x\0y", "…" * 50])
+def test_any_text_becomes_an_artifact_name(text: str) -> None:
+    name = manifest.artifact_name("table", text or "empty")
+    assert manifest.check_name(name) == name
+    assert name.count("/") == 1
+
+
+def test_different_texts_become_different_names() -> None:
+    texts = ["..", ".", "%2E", "%2E%2E", "a/b", "a%2Fb", "a", "A"]
+    assert len({manifest.artifact_name(text) for text in texts}) == len(texts)
+
+
+def test_empty_parts_are_no_name() -> None:
+    with pytest.raises(Usage):
+        manifest.check_name(manifest.artifact_name("table", ""))
+
+
+# ---------------------------------------------------------------- recipes
+
+
+def planted(repository: Repository, contents: list[bytes]) -> list[bytes]:
+    """Genuine chunks of any content; their ids."""
+    builder = PackBuilder()
+    ids = []
+    for content in contents:
+        chunk = repository.hasher.id(content)
+        ids.append(chunk)
+        blob = seal_chunk(repository.seal, chunk, RAW, len(content), content)
+        builder.append(chunk, blob, len(content), RAW)
+    pack = builder.finish(repository.seal)
+    repository.store.put(pack_key(pack.id), pack.data)
+    index_objects.write(
+        repository.store, repository.seal, [(pack.id, len(pack.data), pack.entries)]
+    )
+    return ids
+
+
+def entries(*pairs: tuple[bytes, int]) -> bytes:
+    return b"".join(recipe.ENTRY.pack(chunk, span) for chunk, span in pairs)
+
+
+@pytest.mark.parametrize(
+    ("content", "length", "depth"),
+    [
+        (lambda c: entries((c, 2**63)), 2**50, 1),
+        (lambda c: entries((c, 100), (c, 0)), 100, 1),
+        (lambda c: entries((c, 100))[:-1], 100, 1),
+        (lambda c: b"\0" * 100, 100, 1),
+        (lambda c: entries((c, 100), (c, 100)), 150, 1),
+        (lambda c: entries((c, 100)), 200, 1),
+        (lambda c: entries((c, 17 * 1024**2)), 17 * 1024**2, 1),
+        (lambda c: entries(*[(c, 1)] * 100), 100, 6),
+        (lambda c: entries((c, 99)), 99, 1),
+    ],
+    ids=[
+        "huge span",
+        "no span",
+        "half an entry",
+        "zeros",
+        "too long",
+        "too short",
+        "chunk too long",
+        "deeper than it is",
+        "not the chunk's length",
+    ],
+)
+def test_a_hostile_recipe_is_damaged(
+    repository: Repository,
+    reopen: Reopen,
+    content: Callable[[bytes], bytes],
+    length: int,
+    depth: int,
+) -> None:
+    data = b"d" * 100
+    chunk, root = planted(repository, [data, content(repository.hasher.id(data))])
+    assert chunk
+    hostile = Artifact("x", length, "0" * 64, (root.hex(),), depth)
+    with pytest.raises(Damaged, match="x: bytes"):
+        for _ in reopen().read(hostile):
+            pass
+
+
+def test_a_recipe_that_repeats_itself_is_read_in_constant_memory(
+    repository: Repository, reopen: Reopen
+) -> None:
+    """A small recipe may stand for very much: it must stream, not pile up."""
+    data = bytes(8192)
+    chunk = repository.hasher.id(data)
+    level1 = entries(*[(chunk, 8192)] * 100)
+    id1 = repository.hasher.id(level1)
+    level2 = entries(*[(id1, 819_200)] * 50)
+    planted(repository, [data, level1, level2])
+    big = Artifact("x", 40_960_000, "0" * 64, (repository.hasher.id(level2).hex(),), 2)
+    opened = reopen()
+    assert list(opened.read_range(big, 0, 1))
+    tracemalloc.start()
+    try:
+        total = sum(len(data) for data in opened.read_range(big, 0, big.length))
+        assert total == big.length
+        assert tracemalloc.get_traced_memory()[1] < 36 * 1024**2
+    finally:
+        tracemalloc.stop()
+
+
+# ---------------------------------------------------------------- packs and indexes
+
+
+def hostile_entry(**values: int) -> np.ndarray[Any, Any]:
+    fields = {"offset": 8, "stored": 40, "length": 10, "codec": RAW, **values}
+    return np.array([(b"c" * 32, *fields.values())], dtype=ENTRY)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"offset": 2**32 - 1},
+        {"offset": 0},
+        {"stored": 2**32 - 1},
+        {"length": 2**32 - 1},
+        {"length": 0},
+        {"codec": 77},
+    ],
+)
+def test_hostile_entries_are_damaged(repository: Repository, values: dict[str, int]) -> None:
+    raw = hostile_entry(**values).tobytes()
+    with pytest.raises(Damaged, match="impossible"):
+        packs.parse_entries(raw, 1000)
+    key, _ = index_objects.write(
+        repository.store, repository.seal, [(b"p" * 32, 1000, hostile_entry(**values))]
+    )
+    with pytest.raises(Damaged):
+        index_objects.read(repository.store, repository.seal, key)
+
+
+@pytest.mark.parametrize("raw", [b"", b"x", bytes(44), bytes(ENTRY.itemsize * 16_385)])
+def test_entries_of_impossible_length(raw: bytes) -> None:
+    with pytest.raises(Damaged):
+        packs.parse_entries(raw, 2**30)
+
+
+def test_a_chunk_under_anothers_id_is_damaged(repository: Repository) -> None:
+    chunk = repository.hasher.id(b"right")
+    blob = seal_chunk(repository.seal, chunk, RAW, 5, b"wrong")
+    with pytest.raises(Damaged, match="id"):
+        packs.open_chunk(repository.seal, repository.hasher, chunk, RAW, 5, blob)
+
+
+def test_a_chunk_sealed_as_another_length_is_damaged(repository: Repository) -> None:
+    chunk = repository.hasher.id(b"right")
+    blob = seal_chunk(repository.seal, chunk, RAW, 5, b"right")
+    for codec, length in ((ZSTD, 5), (RAW, 2**24)):
+        with pytest.raises(Damaged):
+            packs.open_chunk(repository.seal, repository.hasher, chunk, codec, length, blob)
+
+
+@given(data=st.binary(max_size=400), size=st.integers(0, 2**40))
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_garbage_is_no_pack_and_no_index(repository: Repository, data: bytes, size: int) -> None:
+    for claimed in (len(data), size):
+        with pytest.raises(Damaged):
+            packs.entries_of(repository.seal, data + b"KPBV", claimed)
+    with pytest.raises(Damaged):
+        index_objects._parse(data + b"\1")
+
+
+@given(
+    data=st.data(),
+    flips=st.lists(st.tuples(st.integers(0, 2**20), st.integers(1, 255)), min_size=1, max_size=8),
+)
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_whatever_is_changed_nothing_wrong_is_ever_restored(
+    kit: Any, data: st.DataObject, flips: list[tuple[int, int]]
+) -> None:
+    store = kit.store(kit.clock())
+    options = replace(kit.small, pack_size=8192)
+    streams = {"a": kit.noise(9000), "b": kit.text(9000)}
+    repository = Repository.create(store, passphrase="pw", options=options, clock=store.clock)
+    kit.back_up(repository, "b1", **streams)
+    for position, mask in flips:
+        key = data.draw(st.sampled_from(store.names()))
+        content = bytearray(store.get(key))
+        content[position % len(content)] ^= mask
+        store.put(key, content)
+    try:
+        opened = Repository.open(store, passphrase="pw", options=options, clock=store.clock)
+        restored = kit.contents(opened, "b1")
+    except VbackupError:
+        return
+    assert restored == streams
+
+
+# ---------------------------------------------------------------- vbackup.json
+
+
+@given(st.binary(max_size=300))
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_garbage_is_no_header(kit: Any, raw: bytes) -> None:
+    store = kit.store(kit.clock())
+    store.put(header.KEY, raw)
+    with pytest.raises((Damaged, Refused)):
+        header.load(store, None)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"n": 2**30}, {"n": 3}, {"r": 10_000}, {"p": 10_000}, {"salt": "zz"}, {"wrapped": "00"}],
+)
+def test_a_key_slot_that_would_cost_absurd_memory_is_damaged(
+    store: Any, clock: Any, values: dict[str, Any]
+) -> None:
+    Repository.create(store, passphrase="pw", clock=clock)
+    loose = json.loads(store.get(header.KEY))
+    loose["slots"][0].update(values)
+    store.put(header.KEY, json.dumps(loose).encode())
+    with pytest.raises(Damaged, match="key slot"):
+        Repository.open(store, passphrase="pw", clock=clock)
+
+
+def test_a_huge_header_is_not_read(store: Any) -> None:
+    store.put(header.KEY, b" " * 2_000_000)
+    with pytest.raises(Damaged, match="larger"):
+        header.load(store, None)
+
+
+# ---------------------------------------------------------------- size
+
+
+def test_a_million_chunks_fit_into_little_memory() -> None:
+    """100 GB and more: the index stays under 150 MiB, also while it is loaded."""
+    rng = np.random.default_rng(1)
+    tracemalloc.start()
+    try:
+        index = ChunkIndex()
+        probes = []
+        for number in range(250):
+            found = np.zeros(4000, dtype=ENTRY)
+            found["id"] = np.frombuffer(rng.bytes(32 * 4000), dtype="V32")
+            found["offset"], found["stored"], found["length"] = 8, 100, number + 1
+            probes.append((bytes(found["id"][17]), number + 1))
+            index.learn([(number.to_bytes(32, "big"), 2**24, found)])
+        index.settle()
+        current, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(index) == 1_000_000
+    assert current < 48 * 1024**2
+    assert peak < 130 * 1024**2
+    for chunk, length in probes:
+        place = index.find(chunk)
+        assert place is not None
+        assert place.length == length
+    assert index.find(b"\0" * 32) is None
+    rows = index.rows_of([chunk for chunk, _ in probes] + [b"\0" * 32])
+    assert (rows[:-1] >= 0).all()
+    assert rows[-1] == -1
