@@ -35,13 +35,13 @@ import numpy as np
 from vbackup.engine.fingerprints import Records
 from vbackup.engine.merge import Merged, MergeTask, Rules, merge, partition_hash, run
 from vbackup.engine.records import FOUND, KINDS, POINT, ROW, Codec
-from vbackup.engine.spill import ArraySpill, Extents, RecordSpill
+from vbackup.engine.spill import ArraySpill, RecordSpill
 from vbackup.errors import Usage
 from vbackup.model.blocks import PointBlock, RowBlock
 from vbackup.model.finding import Finding, FindingKind, LinkReport
 from vbackup.model.link import Link
 
-DEFAULT_MEMORY = 32 * 1024**2
+DEFAULT_MEMORY = 16 * 1024**2
 _IN_FLIGHT = 3
 _MASK = 2**64 - 1
 _COUNTED: dict[FindingKind, str] = {
@@ -178,11 +178,18 @@ class Comparison:
             yield from _bounded(self._executor, tasks)
 
     def _tasks(self, rules: Rules) -> Iterator[MergeTask]:
-        """One task a partition, or several where a partition would not fit into memory."""
-        partitions = zip(self._rows.partitions(), self._points.partitions(), strict=True)
-        for rows, points in partitions:
-            parts = -(-_size(rows, points) // max(1, self._memory // 2))
+        """Small partitions together; one that would not fit into memory in several shares."""
+        sizes = self._rows.counts() * ROW.itemsize + self._points.counts() * POINT.itemsize
+        first, size = 0, 0
+        for number, own in enumerate(sizes.tolist()):
+            size += own
+            if size < self._memory // 4 and number + 1 < len(sizes):
+                continue
+            parts = -(-size // max(1, self._memory // 2))
+            rows = self._rows.extents(first, number + 1)
+            points = self._points.extents(first, number + 1)
             yield from (MergeTask(rules, rows, points, part, parts) for part in range(parts))
+            first, size = number + 1, 0
 
     def _findings(self) -> Iterator[Finding]:
         for records in self._found.blocks():
@@ -208,10 +215,6 @@ def _bounded(executor: Executor, tasks: Iterator[MergeTask]) -> Iterator[Merged]
     finally:
         for future in running:
             future.cancel()
-
-
-def _size(rows: Extents, points: Extents) -> int:
-    return rows.count * ROW.itemsize + points.count * POINT.itemsize
 
 
 def _count(report: LinkReport, found: Records) -> None:

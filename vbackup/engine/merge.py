@@ -30,7 +30,7 @@ from vbackup.engine.records import (
     TENANT_WANTED,
     VERSIONED,
 )
-from vbackup.engine.spill import Extents
+from vbackup.engine.spill import Extents, joined
 from vbackup.engine.versions import ORDERED
 from vbackup.model.finding import FindingKind
 
@@ -71,7 +71,7 @@ def run(task: MergeTask) -> Merged:
     """Load one task's records and merge them; runs in any executor that sees the files."""
 
     def mine(records: Records) -> Bools:
-        # The top byte chose the partition; the bits below it choose the share.
+        # The top bits chose the partition; others choose the share.
         below = (partition_hash(records) >> np.uint64(40)) & np.uint64(0xFFFF)
         chosen: Bools = below % np.uint64(task.parts) == task.part
         return chosen
@@ -96,18 +96,19 @@ def merge(rows: Records, points: Records, rules: Rules) -> Merged:
         points=int(point_scope.sum()),
         conflicts=groups.conflicts,
         found=groups.together(),
-        rows_digest=_digest(groups.rows[live]),
-        points_digest=_digest(points[point_scope & ~groups.unreferenced]),
+        rows_digest=_digest(groups.rows, live),
+        points_digest=_digest(points, point_scope & ~groups.unreferenced),
     )
 
 
-def _digest(records: Records) -> tuple[int, int]:
+def _digest(records: Records, chosen: Bools) -> tuple[int, int]:
     """Sums over (key, version): the same for the same set in any order or partition."""
     sums = []
     for salt in (1, 2):
         key = spread(records["kind"], records["hi"], records["lo"], salt)
-        version = spread(records["version_kind"], key, records["version"].view(np.uint64), salt + 2)
-        sums.append(int(version.sum(dtype=np.uint64)) if len(version) else 0)
+        version = records["version"].view(np.uint64)
+        both = spread(records["version_kind"], key, version, salt + 2)
+        sums.append(int(both.sum(where=chosen, dtype=np.uint64)))
     return sums[0], sums[1]
 
 
@@ -162,8 +163,8 @@ class _Groups:
         """All findings, those of one key side by side."""
         if not self.found:
             return np.empty(0, FOUND)
-        found = np.concatenate(self.found)
-        return found[np.argsort(found["group"], kind="stable")]
+        found = joined(self.found, FOUND)
+        return found.take(np.argsort(found["group"], kind="stable"))
 
     def _judge_live(self, points: I64, row_scope: Bools) -> None:
         right = self._right(points)
@@ -188,14 +189,16 @@ class _Groups:
 
     def _right(self, points: I64) -> Bools:
         """Which of these points have their row's version (all, unless both sides say one)."""
-        rows, own = self.rows[self.row[points]], self.points[points]
-        equal = (rows["version_kind"] == own["version_kind"]) & (rows["version"] == own["version"])
-        right: Bools = equal | ((rows["flags"] & own["flags"] & VERSIONED) == 0)
+        rows, own, of = self.rows, self.points, self.row[points]
+        equal = rows["version_kind"][of] == own["version_kind"][points]
+        equal &= rows["version"][of] == own["version"][points]
+        both_say = (rows["flags"][of] & own["flags"][points] & VERSIONED) != 0
+        right: Bools = equal | ~both_say
         return right
 
     def _newer(self, points: I64) -> Bools:
         """Which of these differing points are newer than their row, as far as that is known."""
-        rows, own = self.rows[self.row[points]], self.points[points]
+        rows, own = self.rows.take(self.row[points]), self.points.take(points)
         newer: Bools = (
             (rows["version_kind"] == own["version_kind"])
             & np.isin(own["version_kind"], ORDERED)
@@ -230,11 +233,11 @@ class _Groups:
         records = np.zeros(len(index), FOUND)
         records["kind"] = NUMBER[kind]
         if points is not None:
-            records["has_point"], records["point"] = True, self.points[points]
+            records["has_point"], records["point"] = True, self.points.take(points)
             records["group"] = self.group[points]
         if with_row or rows is not None:
             own = self.row[points] if points is not None else index
-            records["has_row"], records["row"] = True, self.rows[own]
+            records["has_row"], records["row"] = True, self.rows.take(own)
             records["group"] = self.row_group[own]
         if found is not None:
             records["number"] = found[index]
@@ -292,4 +295,4 @@ def _one_row_a_key(rows: Records, group: I64) -> tuple[Records, I64, int]:
         rows["version_kind"][order] == rows["version_kind"][taken]
     )
     conflicts = int((~(same_version & (live[order] == live[taken]))).sum())
-    return rows[order[first]], group[order[first]], conflicts
+    return rows.take(order[first]), group[order[first]], conflicts

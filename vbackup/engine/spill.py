@@ -1,6 +1,6 @@
 """Records and texts that outgrow memory: one file each, written in order, read by partition.
 
-A record's partition is the top byte of its key's hash. A full buffer is sorted by partition
+A record's partition is the top bits of its key's hash. A full buffer is sorted by partition
 and appended as one run, so that writing is sequential and a partition is read back as one
 slice a run. Nothing touches the disk while the buffer suffices.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -17,10 +17,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from vbackup.engine.fingerprints import U64, Bools, Records
+from vbackup.engine.fingerprints import I64, U64, Bools, Records
 from vbackup.errors import Failed
 
-PARTITIONS = 256
+BITS = 9
+PARTITIONS = 1 << BITS
 _LENGTH_BITS = 24
 _TEXT_BUFFER = 1 << 20
 
@@ -42,18 +43,18 @@ class Extents:
         """All records of the partition, or those that `select` marks in each slice.
 
         Raises Failed when the file is shorter than what was written."""
-        found = [np.empty(0, dtype)]
+        found: list[Records] = []
         if not self.slices:
-            return found[0]
+            return joined(found, dtype)
         try:
             with self.path.open("rb", buffering=0) as file:
                 for first, count in self.slices:
                     file.seek(first * dtype.itemsize)
                     records = self._slice(file, dtype, count)
-                    found.append(records if select is None else records[select(records)])
+                    found.append(records if select is None else records.compress(select(records)))
         except OSError as error:
             raise spill_failed(self.path, error) from error
-        return np.concatenate(found)
+        return joined(found, dtype)
 
     def _slice(self, file: FileIO, dtype: np.dtype[np.void], count: int) -> Records:
         records: Records = np.empty(count, dtype)
@@ -91,7 +92,7 @@ class RecordSpill:
         self._pending: list[Records] = []
         self._buffered = 0
         self._written = 0
-        self._runs: list[tuple[int, Records]] = []
+        self._runs: list[tuple[int, I64]] = []
 
     @property
     def spilled(self) -> bool:
@@ -110,24 +111,40 @@ class RecordSpill:
             return
         records = self.buffered()
         self._pending, self._buffered = [], 0
-        partition = (self._spread(records) >> np.uint64(56)).astype(np.uint8)
-        records = records[np.argsort(partition, kind="stable")]
+        partition = (self._spread(records) >> np.uint64(64 - BITS)).astype(np.uint16)
+        records = records.take(np.argsort(partition, kind="stable"))
         _append(self._path, records)
-        self._runs.append((self._written, np.bincount(partition, minlength=PARTITIONS)))
+        counts = np.bincount(partition, minlength=PARTITIONS)
+        self._runs.append((self._written, np.concatenate(([0], np.cumsum(counts)))))
         self._written += len(records)
 
     def buffered(self) -> Records:
         """What is in memory, as one array."""
-        return np.concatenate(self._pending) if self._pending else np.empty(0, self.dtype)
+        return joined(self._pending, self.dtype)
 
-    def partitions(self) -> list[Extents]:
-        """The extents of every partition; only after a last `flush`."""
-        slices: list[list[tuple[int, int]]] = [[] for _ in range(PARTITIONS)]
-        for first, counts in self._runs:
-            starts = first + np.concatenate(([0], np.cumsum(counts)))
-            for number in np.flatnonzero(counts):
-                slices[number].append((int(starts[number]), int(counts[number])))
-        return [Extents(self._path, tuple(found)) for found in slices]
+    def counts(self) -> I64:
+        """How many records each partition has; only after a last `flush`."""
+        total = np.zeros(PARTITIONS, np.int64)
+        for _, starts in self._runs:
+            total += np.diff(starts)
+        return total
+
+    def extents(self, first: int, last: int) -> Extents:
+        """Where the partitions from `first` to before `last` lie; only after a last `flush`."""
+        slices = [
+            (written + int(starts[first]), int(starts[last] - starts[first]))
+            for written, starts in self._runs
+        ]
+        return Extents(self._path, tuple(part for part in slices if part[1]))
+
+
+def joined(arrays: Sequence[Records], dtype: np.dtype[np.void]) -> Records:
+    """One array out of several; as bytes, because numpy copies records field by field."""
+    if len(arrays) == 1:
+        return arrays[0]
+    if not arrays:
+        return np.empty(0, dtype)
+    return np.concatenate([records.view(np.uint8) for records in arrays]).view(dtype)
 
 
 class ArraySpill:

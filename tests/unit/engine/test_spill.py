@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vbackup.engine.fingerprints import U64, Records
-from vbackup.engine.spill import PARTITIONS, ArraySpill, RecordSpill, TextSpill
+from vbackup.engine.spill import BITS, PARTITIONS, ArraySpill, RecordSpill, TextSpill
 from vbackup.errors import Failed
 
 DTYPE = np.dtype([("value", "u8"), ("more", "u4")], align=True)
 
 
 def by_value(records: Records) -> U64:
-    spread: U64 = records["value"] << np.uint64(56)
+    spread: U64 = records["value"] << np.uint64(64 - BITS)
     return spread
 
 
@@ -35,12 +35,19 @@ def test_records_come_back_by_partition(tmp_path: Path) -> None:
     assert spill.spilled
     spill.flush()
     assert len(spill.buffered()) == 0
-    for number, extents in enumerate(spill.partitions()):
+    assert spill.counts().tolist() == [3] * PARTITIONS
+    assert spill.extents(0, PARTITIONS).count == 3 * PARTITIONS
+    for number in range(PARTITIONS):
+        extents = spill.extents(number, number + 1)
         loaded = extents.load(DTYPE)
-        assert sorted(loaded["value"].tolist()) == [number, number + 256, number + 512]
+        assert sorted(loaded["value"].tolist()) == [
+            number,
+            number + PARTITIONS,
+            number + 2 * PARTITIONS,
+        ]
         assert (loaded["more"] == loaded["value"] + 1).all()
-        odd = extents.load(DTYPE, lambda found: found["value"] > 256)
-        assert set(odd["value"].tolist()) <= {number + 256, number + 512}
+        odd = extents.load(DTYPE, lambda found: found["value"] > PARTITIONS)
+        assert set(odd["value"].tolist()) <= {number + PARTITIONS, number + 2 * PARTITIONS}
 
 
 def test_little_stays_in_memory(tmp_path: Path) -> None:
@@ -57,7 +64,7 @@ def test_a_truncated_work_file_is_told(tmp_path: Path) -> None:
     with (tmp_path / "rows").open("r+b") as file:
         file.truncate(DTYPE.itemsize)
     with pytest.raises(Failed, match="shorter than what was written"):
-        spill.partitions()[3].load(DTYPE)
+        spill.extents(3, 4).load(DTYPE)
 
 
 def test_a_directory_that_cannot_be_used_is_told(tmp_path: Path) -> None:
