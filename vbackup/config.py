@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from vbackup.model.link import PayloadPath
+from vbackup.model.names import COPIES, is_copy
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -95,6 +96,14 @@ class QdrantConfig(Section):
     ca_file: ConfigPath | None = None
     verify_tls: bool = True
     collections_ignore_missing: bool = False
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """`collections` without the copies that restores and switches leave beside live ones;
+        one that is named exactly stays."""
+        if any(is_copy(name) for name in self.collections):
+            return self.collections
+        return (*self.collections, *(f"!{pattern}" for pattern in COPIES))
 
     @property
     def urls(self) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ def live_pair(
     """What compares the live pair. Raises Unreachable, NotFound, Refused."""
     from vbackup.engine.reconcile import Reconcile, live_rows
 
-    patterns = config.qdrant.collections if config.qdrant else ()
+    patterns = config.qdrant.patterns if config.qdrant else ()
     with (
         closing(wiring.record_source(config, clock)) as records,
         closing(wiring.point_source(config, clock)) as points,
@@ -69,7 +69,7 @@ def repairer(
         closing(wiring.point_source(config, clock)) as points,
         closing(Cluster(config.qdrant, clock)) as cluster,
     ):
-        facts = points.facts(config.qdrant.collections)
+        facts = points.facts(config.qdrant.patterns)
         aliases = {alias: found.name for found in facts.collections for alias in found.aliases}
         reread = Reread(live_rows(records), points, work_dir, aliases)
         yield Repair(reread, LiveEditor(cluster), reporter, reembed)

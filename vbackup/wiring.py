@@ -279,7 +279,7 @@ def _backup_options(
             lock_timeout=asked.lock_timeout,
             max_pause=asked.max_pause,
         ),
-        collections=config.qdrant.collections if config.qdrant else (),
+        collections=config.qdrant.patterns if config.qdrant else (),
         jobs=config.postgres.jobs,
         capture_memory=asked.capture_memory,
         work_dir=asked.work_dir,

@@ -143,7 +143,7 @@ class Preflight:
         stack.callback(source.close)
 
         def reach() -> str:
-            self.store = facts = source.facts(qdrant.collections)
+            self.store = facts = source.facts(qdrant.patterns)
             shards = sum(len(found.shards) for found in facts.collections)
             total = sum(found.points for found in facts.collections)
             found = (

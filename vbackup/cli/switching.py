@@ -36,7 +36,7 @@ def _go_back(session: Session, switch: Switch, state: SwitchState, path: Path, y
     session.confirm(
         f"this brings back what was live before {state.at:%Y-%m-%d %H:%M} ({names})", given=yes
     )
-    switch.go_back(state)
+    switch.go_back(state).save(path)
     document = {"id": state.backup, "went_back": True, "database": state.database, "state": path}
     emit(session, document, lambda screen: screen.line(f"{names}: back to what was live before"))
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from vbackup.errors import NotFound, Refused
 from vbackup.model.manifest import CollectionPart, Manifest
+from vbackup.model.names import restored_suffix
 
 Side = Literal["postgres", "qdrant"]
 
@@ -59,7 +60,7 @@ class RestorePlan:
 def plan_restore(manifest: Manifest, options: RestoreOptions) -> RestorePlan:
     """Decide names and steps. Raises NotFound for an unknown collection, Refused for a request
     that contradicts itself."""
-    stamp = manifest.id.rpartition("-")[2]
+    beside = restored_suffix(manifest.id)
     if options.in_place and (options.database or options.collection_suffix is not None):
         raise Refused(
             "--in-place restores to the live names; --database and --collection-suffix name others",
@@ -67,9 +68,9 @@ def plan_restore(manifest: Manifest, options: RestoreOptions) -> RestorePlan:
         )
     database: str | None = None
     if options.only != "qdrant":
-        database = options.database or f"{manifest.postgres.facts.database}_restored_{stamp}"
+        database = options.database or manifest.postgres.facts.database + beside
     suffix = options.collection_suffix
-    suffix = f"_restored_{stamp}" if suffix is None else suffix
+    suffix = beside if suffix is None else suffix
     names = _names(manifest, options, suffix) if options.only != "postgres" else {}
     plan = RestorePlan(manifest, database, names, options.in_place, ())
     return RestorePlan(manifest, database, names, options.in_place, tuple(_steps(plan)))

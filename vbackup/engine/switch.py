@@ -14,7 +14,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -23,6 +23,7 @@ import msgspec
 from vbackup.engine.cuts import ShardCuts, follow
 from vbackup.errors import Failed, NotFound, Usage
 from vbackup.model.manifest import Artifact, CollectionPart, ShardPart
+from vbackup.model.names import kept_suffix
 from vbackup.ports import Clock, PointTarget, RecordTarget, Reporter
 
 
@@ -73,16 +74,16 @@ class Switch:
     ) -> SwitchState:
         """The state of a switch that is about to begin."""
         at = self.clock.now()
-        stamp = f"{at:%Y%m%d%H%M%S}"
+        suffix = kept_suffix(at)
         kept = {
-            name: f"{name}_before_{stamp}" if self.points and self.points.exists(name) else None
+            name: name + suffix if self.points and self.points.exists(name) else None
             for name in names
         }
         return SwitchState(
             backup=backup,
             at=at,
             database=live,
-            kept_database=f"{live}_before_{stamp}" if live else None,
+            kept_database=live + suffix if live else None,
             restored_database=restored,
             collections=kept,
         )
@@ -100,9 +101,10 @@ class Switch:
             with self.reporter.step(f"switch database {state.database}"):
                 self.records.swap(state.database, state.restored_database, state.kept_database)
 
-    def go_back(self, state: SwitchState) -> None:
+    def go_back(self, state: SwitchState) -> SwitchState:
         """Undo a switch: the kept database and points take their old names again; the restored
-        database keeps the name it was restored under."""
+        database keeps the name it was restored under. Returns what is kept now: the copies of
+        the collections, and the restored database in place of the old one."""
         if self.records and state.database and state.kept_database and state.restored_database:
             with self.reporter.step(f"switch database {state.database} back"):
                 self.records.swap(state.database, state.kept_database, state.restored_database)
@@ -114,6 +116,7 @@ class Switch:
             else:
                 with self.reporter.step(f"bring {live} back"):
                     self.copy(kept, live)
+        return replace(state, kept_database=state.restored_database, restored_database=None)
 
     def drop_old(self, state: SwitchState) -> list[str]:
         """Drop what was kept; returns what was dropped."""
