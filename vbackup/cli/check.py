@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import click
+
 from vbackup.cli import options
+from vbackup.cli.durations import Duration
 from vbackup.cli.output import emit
 from vbackup.cli.session import Session
 from vbackup.errors import Refused
@@ -17,16 +20,25 @@ STYLES = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
 
 
 @options.command("check", short_help="Reach everything and say what to do; change nothing.")
+@click.option(
+    "--measure",
+    type=Duration(),
+    default="3s",
+    show_default=True,
+    metavar="DURATION",
+    help="Watch rows and points for so long; 0 leaves it out.",
+)
 @options.pass_session
-def command(session: Session) -> None:
+def command(session: Session, measure: float) -> None:
     """Reach PostgreSQL, Qdrant and the repository, and say what to do; change nothing.
 
-    Exit code 4 when a backup would be refused. With -v it also prints where each value of the
-    configuration came from.
+    It also watches the application write: how late points follow their rows, whether they run
+    ahead of them, and which strategy fits. Exit code 4 when a backup would be refused. With -v
+    it also prints where each value of the configuration came from.
     """
     from vbackup.cli.preflight import Preflight
 
-    preflight = Preflight(session.settings, session.clock)
+    preflight = Preflight(session.settings, session.clock, measure=measure)
     preflight.run()
     emit(
         session,

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
+    from vbackup.engine.lag import LagReport
     from vbackup.engine.links import Target
     from vbackup.ports import CandidateWatermark, PointSource
     from vbackup.postgres.probe import SourceProbe
@@ -34,6 +35,21 @@ def described(probes: Sequence[SourceProbe]) -> str:
     slow = [probe.name for probe in probes if probe.kind == "table" and not probe.indexed]
     if slow:
         raise Attention(text, f"no index begins with the key of {', '.join(slow)}: add one")
+    return text
+
+
+def seen(report: LagReport, seconds: float) -> str:
+    """What watching a link for so long showed."""
+    if not report.changed:
+        return f"no row changed in {seconds:g} s"
+    text = f"{report.changed:,} rows changed in {seconds:g} s"
+    if report.lags:
+        half, most = report.quantile(0.5), report.quantile(0.95)
+        text += f"; points follow in {half:.1f} s (95 %: {most:.1f}, longest {report.longest:.1f})"
+    if report.waiting:
+        text += f"; {len(report.waiting):,} still waiting"
+    if report.ahead:
+        text += f"; {report.ahead:,} points ran ahead"
     return text
 
 

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vbackup import wiring
-from vbackup.cli.linkcheck import Attention, described, matched
+from vbackup.cli.linkcheck import Attention, described, matched, seen
 from vbackup.errors import Refused, VbackupError
 from vbackup.quantity import size
 
 if TYPE_CHECKING:
+    from vbackup.engine.lag import LagReport
     from vbackup.engine.links import Target
     from vbackup.model.link import Link
     from vbackup.model.manifest import DatabaseFacts
@@ -51,6 +52,7 @@ class Preflight:
     checks: list[Check] = field(default_factory=list)
     database: DatabaseFacts | None = None
     store: PointStoreFacts | None = None
+    measure: float = 0.0
 
     @property
     def failures(self) -> int:
@@ -68,6 +70,8 @@ class Preflight:
             targets = self._targets()
             for target in targets:
                 self._check_link(target, candidate, points)
+            if self.measure and points and candidate and targets:
+                self._measure(stack, points, targets)
         self._probe("repository", self._repository)
         self._probe("work folder", self._work_folder)
         if self.settings.config.redis:
@@ -181,6 +185,31 @@ class Preflight:
             self._skip(name)
             return
         self._probe(name, lambda: matched(target, rows, points))
+
+    def _measure(self, stack: ExitStack, points: PointSource, targets: Sequence[Target]) -> None:
+        """How late points follow their rows, and which strategy fits."""
+        from vbackup.engine.lag import LagWatch
+
+        source = wiring.record_source(self.settings.config, self.clock, row_identity=True)
+        stack.callback(source.close)
+        watch = LagWatch(source, points, targets, self.clock)
+        try:
+            reports = watch.run(self.measure)
+        except VbackupError as error:
+            self._add(Check("index lag", "warning", error.message, error.hint))
+            return
+        for report in reports:
+            self._probe(f"lag of {report.link}", partial(self._lag, report))
+
+    def _lag(self, report: LagReport) -> str:
+        from vbackup.engine.lag import advice
+
+        found = seen(report, self.measure)
+        asked = self.settings.config.watermark
+        said = advice(report, asked.max_index_lag, asked.lead_in)
+        if said:
+            raise Attention(found, said)
+        return found
 
     # ------------------------------------------------------------ repository, disk
 

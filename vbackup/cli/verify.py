@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from vbackup.cli import options
+from vbackup.cli.durations import Duration
 from vbackup.cli.junit import Case, write
 from vbackup.cli.output import emit
 from vbackup.cli.session import Session
 from vbackup.cli.verification import Verification, VerifiedCheck
-from vbackup.config import parse_duration
 from vbackup.errors import Findings, Refused
 from vbackup.quantity import duration
 from vbackup.wiring import open_repository
@@ -27,20 +27,6 @@ LEVELS = ("manifest", "chunks", "offline", "drill")
 
 _WORDS = {"passed": "ok", "failed": "FAILED", "not provable here": "not provable here"}
 _STYLES = {"passed": "green", "failed": "red", "not provable here": "yellow"}
-
-
-class Age(click.ParamType[float]):
-    """A duration on the command line, in seconds."""
-
-    name = "duration"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        try:
-            return parse_duration(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
 
 
 @options.command("verify", short_help="Prove that a backup can be restored.")
@@ -58,7 +44,7 @@ class Age(click.ParamType[float]):
 )
 @click.option(
     "--max-age",
-    type=Age(),
+    type=Duration(),
     metavar="AGE",
     help="Fail when the newest good backup (or passed drill) is older, such as 26h.",
 )
