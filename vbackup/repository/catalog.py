@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from vbackup.errors import Damaged, NotFound
@@ -14,6 +14,7 @@ from vbackup.repository.codec import Seal
 from vbackup.repository.index import ChunkIndex, PackEntries
 
 _JOBS = 8
+_AHEAD = 16
 
 
 @dataclass(slots=True)
@@ -41,17 +42,23 @@ def load_index(store: ObjectStore, seal: Seal) -> Catalog:
     catalog = Catalog()
     keys = [stat.key for stat in store.scan(index_objects.PREFIX)]
     with ThreadPoolExecutor(_JOBS, thread_name_prefix="vbackup-index") as pool:
-        futures = {key: pool.submit(index_objects.read, store, seal, key) for key in keys}
-        for key in keys:
-            try:
-                catalog.index.learn(futures.pop(key).result())
-            except NotFound:
-                continue  # Pruned since the listing; its successor is read below or next time.
-            except Damaged as error:
-                catalog.unreadable[key] = str(error)
-            catalog.objects.append(key)
+        for start in range(0, len(keys), _AHEAD):  # A few at a time: together they are large.
+            batch = keys[start : start + _AHEAD]
+            futures = [pool.submit(index_objects.read, store, seal, key) for key in batch]
+            for key, future in zip(batch, futures, strict=True):
+                _learn(catalog, key, future)
     catalog.index.settle()
     return catalog
+
+
+def _learn(catalog: Catalog, key: str, future: Future[list[PackEntries]]) -> None:
+    try:
+        catalog.index.learn(future.result())
+    except NotFound:
+        return  # Pruned since the listing; what replaced it is found as strays, or next time.
+    except Damaged as error:
+        catalog.unreadable[key] = str(error)
+    catalog.objects.append(key)
 
 
 def load(store: ObjectStore, seal: Seal) -> Catalog:

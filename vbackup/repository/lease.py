@@ -16,10 +16,10 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import msgspec
 
+from vbackup import incarnation
 from vbackup.errors import Locked, NotFound, VbackupError
 from vbackup.ports import Clock, ObjectStore
 
@@ -99,25 +99,7 @@ def _stale(record: LeaseRecord | None, modified: datetime, now: datetime) -> boo
 def _died_here(record: LeaseRecord) -> bool:
     """Whether the holder was a process of this very machine and pid namespace that is gone."""
     place, _, started = record.process.rpartition("@")
-    return bool(place) and place == _place() and started != _started(record.pid)
-
-
-def _place() -> str:
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{socket.gethostname()}/{boot}/{Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return ""
-
-
-def _started(pid: int) -> str:
-    """When a process started, in clock ticks since boot; empty when there is none."""
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return ""
-    fields = status.rpartition(")")[2].split()
-    return "" if fields[0] in {"Z", "X"} else fields[19]
+    return bool(place) and place == incarnation.place() and started != incarnation.started(record.pid)
 
 
 class Lease:
@@ -228,13 +210,13 @@ def _clear_stale(store: ObjectStore, clock: Clock, own: LeaseRecord) -> Claim | 
 
 def _new_record(name: str, now: datetime, ttl: float) -> LeaseRecord:
     pid = os.getpid()
-    place = _place()
+    place = incarnation.place()
     return LeaseRecord(
         name=name,
         owner=secrets.token_hex(8),
         host=socket.gethostname(),
         pid=pid,
-        process=f"{place}@{_started(pid)}" if place else "",
+        process=f"{place}@{incarnation.started(pid)}" if place else "",
         started_at=now,
         heartbeat_at=now,
         ttl_seconds=ttl,
