@@ -23,7 +23,7 @@ from vbackup.engine.verdicts import link_verdicts
 from vbackup.errors import Damaged, Denied, Failed, NotFound, Refused, Unreachable, VbackupError
 from vbackup.model.manifest import Manifest
 from vbackup.ports import Clock, PointTarget, RecordTarget, Reporter, Repository
-from vbackup.quantity import duration
+from vbackup.quantity import duration, size
 
 State = Literal["passed", "failed", "not provable here"]
 TARGETS = "name servers that have what is missing: [drill] postgres and qdrant (docs/drills.md)"
@@ -113,6 +113,7 @@ class Drill:
                 stack.callback(self._remove, ground, plan, result)
                 if self._restore(ground, plan, options, result):
                     self._compare(result)
+                    self._rest(manifest, result)
                     self._ask(ground, plan, result)
         return result
 
@@ -176,11 +177,22 @@ class Drill:
 
     def _roles(self, ground: Ground, manifest: Manifest) -> None:
         """Owners, grants and policies are proven, too, where roles may be created for a while."""
-        if ground.create_roles is None:
-            return
         for dump in manifest.postgres.dumps:
             if dump.kind == "globals":
-                ground.create_roles(b"".join(self.repository.read(dump.artifact)).decode())
+                text = b"".join(self.repository.read(dump.artifact)).decode()
+                if ground.create_roles:
+                    ground.create_roles(text)
+
+    def _rest(self, manifest: Manifest, result: DrillResult) -> None:
+        """What a restore does not need is part of the backup all the same: read it back."""
+        others = [listing.artifact for listing in manifest.rows]
+        others += [manifest.redis] if manifest.redis else []
+        with self._check("everything else", result) as check:
+            try:
+                read = sum(len(block) for each in others for block in self.repository.read(each))
+                check.detail = f"{size(read)} read back"
+            except Damaged as error:
+                check.fail(error.message)
 
     def _blame(self, error: VbackupError, ground: Ground, check: DrillCheck) -> None:
         """Whose fault a failed restore is. Raises what says nothing about either."""
