@@ -41,6 +41,7 @@ SET xmloption = 'content';
 SELECT pg_catalog.set_config('search_path',
     'pg_catalog, ' || pg_catalog.current_setting('search_path') || ', pg_temp', false)
 """
+_KEEPALIVE = {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "6"}
 _TRANSACTION_TIMEOUT_SINCE = 170000
 OLDEST_SERVER = 140000
 
@@ -80,6 +81,9 @@ def connect(
     """
     params = parameters(config, database)
     params.setdefault("connect_timeout", str(max(2, round(config.connect_timeout))))
+    # A watermark's session is idle for as long as the dump takes: networks forget such sessions.
+    for name, seconds in _KEEPALIVE.items():
+        params.setdefault(name, seconds)
     params["application_name"] = APPLICATION_NAME
     return _opened(params, lock_timeout_ms)
 

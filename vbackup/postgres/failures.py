@@ -111,6 +111,11 @@ def _locked(message: str) -> VbackupError:
     )
 
 
+def _no_text(message: str) -> VbackupError:
+    hint = "the database's encoding does not guard its text; mend the row or leave it out"
+    return Failed(message, hint=hint)
+
+
 def _full(message: str) -> VbackupError:
     return Unreachable(message, hint="raise max_connections, or lower postgres.jobs")
 
@@ -128,6 +133,7 @@ _RULES: tuple[tuple[tuple[type[psycopg.Error], ...], _Translation], ...] = (
     ((pg.TooManyConnections,), _full),
     ((pg.OutOfMemory,), _no_locks),
     ((pg.LockNotAvailable,), _locked),
+    ((pg.CharacterNotInRepertoire, pg.UntranslatableCharacter), _no_text),
     ((pg.DeadlockDetected, pg.SerializationFailure, pg.ObjectInUse), _conflict),
     ((pg.ReadOnlySqlTransaction,), Refused),
 )

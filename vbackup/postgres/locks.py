@@ -16,7 +16,7 @@ from psycopg import sql
 from vbackup.errors import Failed
 from vbackup.postgres.connection import LOCK_TIMEOUT_MS, Connection, set_lock_timeout
 from vbackup.postgres.row_plan import RowPlan
-from vbackup.postgres.snapshot import BEGIN
+from vbackup.postgres.snapshot import BEGIN, Exported, export
 
 # Each attempt waits shortly: while it waits it already holds other tables, and a schema change
 # that queues for one of those makes that table's writers queue as well.
@@ -40,9 +40,9 @@ ORDER BY c.oid
 """
 
 
-def begin_locked(connection: Connection, timeout: float) -> None:
+def begin_locked(connection: Connection, timeout: float) -> Exported:
     """Begin the watermark's transaction with every table that is dumped locked ACCESS SHARE, and
-    its snapshot taken after that.
+    its snapshot taken and exported after that.
 
     Tries for about `timeout` seconds. Raises Failed (retryable) when a lock could not be had, or
     psycopg's errors.
@@ -52,9 +52,9 @@ def begin_locked(connection: Connection, timeout: float) -> None:
     blocked = ""
     for _ in range(attempts):
         try:
-            if _locked_all(connection):
+            if exported := _locked_all(connection):
                 set_lock_timeout(connection, LOCK_TIMEOUT_MS)
-                return
+                return exported
             blocked = "tables are being created"
         except (pg.LockNotAvailable, pg.UndefinedTable, pg.InvalidSchemaName) as error:
             blocked = error.diag.message_primary or "a table is locked"
@@ -68,15 +68,16 @@ def begin_locked(connection: Connection, timeout: float) -> None:
     )
 
 
-def _locked_all(connection: Connection) -> bool:
-    """Lock, take the snapshot, and see whether it holds a table that was not there to lock."""
+def _locked_all(connection: Connection) -> Exported | None:
+    """Lock and export; None when the snapshot holds a table that was not there to lock."""
     tables = connection.execute(DUMPED).fetchall()
     connection.execute(BEGIN)
     if tables:
         names = [f"ONLY {name}" for _, name in tables]
         _lock(connection, names, "ACCESS SHARE")
+    exported = export(connection)
     seen = connection.execute(DUMPED).fetchall()
-    return {oid for oid, _ in seen} <= {oid for oid, _ in tables}
+    return exported if {oid for oid, _ in seen} <= {oid for oid, _ in tables} else None
 
 
 def lock_share(connection: Connection, tables: Iterable[str], timeout: float) -> bool:

@@ -167,6 +167,9 @@ def dump_failure(program: str, stderr: str) -> VbackupError:
     if "Query was: LOCK TABLE" in stderr and "permission denied" not in stderr:
         hint = "a schema change waits for a table that is being dumped; try again when it is done"
         return Failed(message, hint=hint, retryable=True)
+    if "SET TRANSACTION SNAPSHOT" in stderr or "invalid snapshot identifier" in stderr:
+        hint = "the session that held the watermark was lost; look at the server's log"
+        return Failed(message, hint=hint, retryable=True)
     if "row-level security" in stderr or "row security" in stderr:
         return Refused(message, hint="grant BYPASSRLS to the backup role")
     if "permission denied" in stderr:

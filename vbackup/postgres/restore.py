@@ -22,8 +22,6 @@ from vbackup.postgres.restore_errors import RestoreError, RestoreErrors
 
 OpenArtifact = Callable[[DumpArtifact], Iterator[bytes]]
 
-# Nothing is promised before the restore is done, and its end is made durable by ANALYZE's commit.
-_OPTIONS = "-c synchronous_commit=off"
 _PRIVILEGE = re.compile(r"GRANT |REVOKE |(RE)?SET SESSION AUTHORIZATION|ALTER DEFAULT PRIVILEGES ")
 
 
@@ -92,7 +90,9 @@ class Restore:
             connection_argument(self.params),
             *options,
         ]
-        child = Child(command, self._environment(), stdin=feed is not None, on_line=errors.line)
+        child = Child(
+            command, environment(self.params), stdin=feed is not None, on_line=errors.line
+        )
         errors.stop = child.stop
         with child, self._tracked(child):
             if feed is not None:
@@ -101,11 +101,6 @@ class Restore:
         with self._lock:
             self.warnings += errors.warnings
             self.retry += errors.tolerated
-
-    def _environment(self) -> dict[str, str]:
-        found = environment(self.params)
-        found["PGOPTIONS"] = f"{found.get('PGOPTIONS', '')} {_OPTIONS}".strip()
-        return found
 
     @contextmanager
     def _tracked(self, child: Child) -> Iterator[None]:

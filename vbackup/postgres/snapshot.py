@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 
 from psycopg import sql
@@ -20,13 +21,12 @@ from vbackup.postgres.row_plan import RowPlan, plan
 
 BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
+# In this order: the name first, so that what the others say comes right after the snapshot.
 _STATE = """
 SELECT pg_catalog.pg_export_snapshot(), pg_catalog.clock_timestamp(),
        CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
             ELSE pg_catalog.pg_current_wal_lsn() END::text
 """
-
-
 # The first eight hexadecimal digits of a segment's name. A standby does not say.
 _TIMELINE = """
 SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN 0 ELSE
@@ -40,6 +40,23 @@ WHERE pg_catalog.pg_backend_pid() = ANY (pg_catalog.pg_blocking_pids(pid))
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A snapshot's exported name, the server's clock and the write-ahead log's position."""
+
+    name: str
+    at: datetime
+    lsn: str
+
+
+def export(connection: Connection) -> Exported:
+    """Export the snapshot of the open transaction; as its first query, this also takes it."""
+    name, at, lsn = one(connection, _STATE)
+    if not isinstance(at, datetime):
+        raise Failed("PostgreSQL did not say what time it is")
+    return Exported(str(name), at, str(lsn))
+
+
 class SnapshotView:
     """One exported snapshot, held by a session of its own; a RowView.
 
@@ -47,31 +64,30 @@ class SnapshotView:
     snapshot, so that two streams can be merged.
     """
 
-    def __init__(self, connection: Connection, *, row_identity: bool = False) -> None:
-        """Take over a session inside `BEGIN`; its first snapshot is taken here."""
+    def __init__(
+        self, connection: Connection, exported: Exported, *, row_identity: bool = False
+    ) -> None:
+        """Take over a session and its open transaction."""
         self._connection = connection
+        self._exported = exported
         self._row_identity = row_identity
         self._busy = threading.Lock()
         self._plans: dict[RowSource, RowPlan] = {}
-        name, at, lsn = one(connection, _STATE)
-        if not isinstance(at, datetime):
-            raise Failed("PostgreSQL did not say what time it is")
-        self._snapshot, self._at, self._lsn = str(name), at, str(lsn)
 
     @property
     def snapshot(self) -> str:
         """The exported name, for `pg_dump --snapshot`."""
-        return self._snapshot
+        return self._exported.name
 
     @property
     def lsn(self) -> str:
         """The write-ahead log's position; on a standby, what was replayed."""
-        return self._lsn
+        return self._exported.lsn
 
     @property
     def at(self) -> datetime:
         """The server's clock, UTC."""
-        return self._at
+        return self._exported.at
 
     def rows(self, link: Link) -> Iterator[RowBlock]:
         """Every row of the link, in blocks. Raises Usage for SQL that the server rejects,
@@ -120,6 +136,12 @@ class SnapshotView:
         return self._plans[source]
 
     @contextmanager
+    def reading(self, doing: str) -> Iterator[Connection]:
+        """A session that sees this snapshot, for one read; errors come out translated."""
+        with translated(doing, configured=True), self._session() as connection:
+            yield connection
+
+    @contextmanager
     def _session(self) -> Iterator[Connection]:
         """The snapshot's own session when it is free, else one that imports the snapshot.
 
@@ -143,7 +165,7 @@ class SnapshotView:
         try:
             connection.execute(BEGIN)
             connection.execute(
-                sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(self._snapshot))
+                sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(self.snapshot))
             )
             yield connection
         finally:
@@ -170,11 +192,12 @@ class Candidate(SnapshotView):
     def __init__(
         self,
         connection: Connection,
+        exported: Exported,
         dumps: Callable[[Connection, str], Sequence[DumpStream]],
         *,
         row_identity: bool = False,
     ) -> None:
-        super().__init__(connection, row_identity=row_identity)
+        super().__init__(connection, exported, row_identity=row_identity)
         self._dumps = dumps
         (timeline,) = one(connection, _TIMELINE)
         self._timeline = int(str(timeline))
@@ -196,4 +219,4 @@ class Candidate(SnapshotView):
     def dumps(self) -> Sequence[DumpStream]:
         """What to dump under this snapshot; the streams may be read in parallel."""
         with translated("planning the dump"), self._session() as connection:
-            return self._dumps(connection, self._snapshot)
+            return self._dumps(connection, self.snapshot)

@@ -26,7 +26,7 @@ from vbackup.postgres.facts import database_facts
 from vbackup.postgres.failures import translated
 from vbackup.postgres.probe import SourceProbe, probe
 from vbackup.postgres.row_plan import RowPlan, plan
-from vbackup.postgres.snapshot import BEGIN, Candidate, SnapshotView
+from vbackup.postgres.snapshot import BEGIN, Candidate, SnapshotView, export
 
 
 class PostgresSource:
@@ -87,8 +87,10 @@ class PostgresSource:
         try:
             with translated("opening a snapshot"):
                 self._refuse_standby(connection)
-                locks.begin_locked(connection, self._watermark.lock_timeout)
-                found = Candidate(connection, self._dumps, row_identity=self._row_identity)
+                exported = locks.begin_locked(connection, self._watermark.lock_timeout)
+                found = Candidate(
+                    connection, exported, self._dumps, row_identity=self._row_identity
+                )
             found.resolve(links)
             return found
         except BaseException:
@@ -101,7 +103,8 @@ class PostgresSource:
         try:
             with translated("opening a snapshot"):
                 connection.execute(BEGIN)
-                return SnapshotView(connection, row_identity=self._row_identity)
+                exported = export(connection)
+                return SnapshotView(connection, exported, row_identity=self._row_identity)
         except BaseException:
             connection.close()
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -25,6 +26,8 @@ from vbackup.postgres.process import environment
 from vbackup.postgres.properties import apply_properties
 from vbackup.postgres.restore import OpenArtifact, Restore, counted, grant_one_by_one
 from vbackup.postgres.source import PostgresSource
+
+_INDEX_MEMORY = 2 * 1024**3
 
 
 class PostgresTarget:
@@ -134,7 +137,7 @@ class PostgresTarget:
         )
         return Restore(
             tools=client_tools.for_restore(self._config, major),
-            params=reached(connection),
+            params=_for_restore(connection, self._config.jobs),
             jobs=self._config.jobs,
             roles=frozenset(str(name) for (name,) in rows),
             superuser=bool(superuser),
@@ -158,3 +161,18 @@ class PostgresTarget:
         connection = maintenance(self._config, avoid)
         with closing(connection), translated(doing):
             yield connection
+
+
+def _for_restore(connection: Connection, jobs: int) -> dict[str, str]:
+    """How pg_restore connects: no commit waits for the disk (the last one makes all durable), and
+    all indexes built at a time share as much memory as half of the shared buffers."""
+    (current, shared) = one(
+        connection,
+        "SELECT pg_catalog.pg_size_bytes(pg_catalog.current_setting('maintenance_work_mem')),"
+        " pg_catalog.pg_size_bytes(pg_catalog.current_setting('shared_buffers'))",
+    )
+    memory = max(int(str(current)), min(int(str(shared)) // 2 // jobs, _INDEX_MEMORY)) // 1024
+    params = reached(connection)
+    before = params.get("options") or os.environ.get("PGOPTIONS", "")
+    options = f"-c synchronous_commit=off -c maintenance_work_mem={memory}kB"
+    return {**params, "options": f"{before} {options}".strip()}

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +23,8 @@ from vbackup.postgres.snapshot import Candidate
 from vbackup.postgres.source import PostgresSource
 from vbackup.postgres.target import PostgresTarget
 from vbackup.progress import SilentReporter
+from vbackup.sandbox.account import server_account
+from vbackup.sandbox.loopback import free_ports
 from vbackup.sandbox.servers import PostgresServer
 
 NASTY = Path(__file__).with_name("nasty.sql")
@@ -105,6 +111,69 @@ def take() -> Callable[[PostgresSource, Candidate], Backup]:
         return Backup(part, data)
 
     return run
+
+
+class Cluster:
+    """A cluster of its own, for tests that stop a server or bend its files."""
+
+    def __init__(self, bin_dir: str, directory: Path) -> None:
+        self.bin_dir = Path(bin_dir)
+        self.directory = directory
+        self.account = server_account()
+        self.port = free_ports(1)[0]
+        self.running = False
+
+    @property
+    def dsn(self) -> str:
+        return f"host=127.0.0.1 port={self.port} user=vbackup dbname=postgres"
+
+    def run(self, program: str, *arguments: str) -> None:
+        """Run one of the server's programs as the account that owns the files."""
+        subprocess.run(
+            [self.bin_dir / program, *arguments],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            user=self.account.uid if self.account else None,
+            group=self.account.gid if self.account else None,
+            env={"LC_ALL": "C", "PATH": os.environ.get("PATH", "")},
+        )
+
+    def start(self) -> None:
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c fsync=off"
+        options += " -c unix_socket_directories= -c shared_buffers=16MB -c max_connections=30"
+        log = str(self.directory / "log")
+        self.run(
+            "pg_ctl", "-w", "-D", str(self.directory / "data"), "-o", options, "-l", log, "start"
+        )
+        self.running = True
+
+    def stop(self) -> None:
+        if self.running:
+            self.run("pg_ctl", "-w", "-m", "fast", "-D", str(self.directory / "data"), "stop")
+            self.running = False
+
+
+@pytest.fixture
+def clusters(postgres_server: PostgresServer) -> Iterator[Callable[[], Cluster]]:
+    """`clusters()`: an empty directory for a PostgreSQL 16; stopped and removed afterwards."""
+    if postgres_server.bin_dir is None:
+        pytest.skip("the server's programs are not on this machine")
+    made: list[Cluster] = []
+
+    def make() -> Cluster:
+        directory = Path(tempfile.mkdtemp(prefix="vbackup-test-", dir="/var/tmp"))
+        made.append(Cluster(str(postgres_server.bin_dir), directory))
+        account = made[-1].account
+        if account:
+            os.chown(directory, account.uid, account.gid)
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.stop()
+        shutil.rmtree(each.directory)
 
 
 @pytest.fixture

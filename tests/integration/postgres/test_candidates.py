@@ -213,10 +213,10 @@ def test_time_outs_that_applications_want_do_not_end_a_watermark(
 ) -> None:
     name = pair.info.dbname
     for setting in ("statement_timeout", "idle_in_transaction_session_timeout"):
-        pair.execute(f'ALTER DATABASE "{name}" SET {setting} = 1')
+        pair.execute(f'ALTER DATABASE "{name}" SET {setting} = 400')
     candidate = source(database).candidate([DOCUMENTS])
     pair.execute("RESET statement_timeout")
-    pair.execute("SELECT pg_sleep(0.05)")
+    pair.execute("SELECT pg_sleep(0.5)")
     assert count(candidate) == ROWS
     assert dumped_rows(candidate) == ROWS
     candidate.close()
