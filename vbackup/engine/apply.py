@@ -18,7 +18,7 @@ from vbackup.ports import PointTarget, Step
 
 BATCH = 500
 RUNAWAY_SHARE = 0.10
-RUNAWAY_FLOOR = 100
+RUNAWAY_FLOOR = 1_000
 """Below this many points a patch may delete any share: a tiny collection is no runaway."""
 
 

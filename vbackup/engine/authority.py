@@ -20,6 +20,7 @@ from vbackup.engine.capture import (
     ImageStore,
     common_version,
     fetch_images,
+    newer,
     normal,
     version_of,
 )
@@ -28,7 +29,6 @@ from vbackup.engine.links import Target
 from vbackup.engine.patchfile import PatchFile
 from vbackup.engine.reconcile import feed
 from vbackup.engine.rowlisting import ListedRows
-from vbackup.engine.versions import later
 from vbackup.model.finding import Finding, LinkReport
 from vbackup.model.patch import Delete, DeleteReason, Reembed, ReembedReason, Upsert
 from vbackup.ports import PointReader, PointSource, RowReader, Step
@@ -236,16 +236,15 @@ class Authority:
         )
 
     def _reason(self, target: Target, row: _Row, images: Sequence[Image]) -> ReembedReason:
+        wanted = normal(row.version) if target.link.keyed else None
+        versions = {version_of(target.link, image.point) for image in images}
+        if wanted is not None and wanted in versions:
+            return "incomplete"
+        if wanted is not None and any(said and newer(said, wanted) for said in versions):
+            return "overtaken"
         if row.key not in self.changed.get(target.link.name, frozenset()):
             return "drift"
-        if row.version is None or not target.link.keyed:
-            return "unverifiable"
-        versions = {version_of(target.link, image.point) for image in images}
-        if normal(row.version) in versions:
-            return "incomplete"
-        if any(version and later(_plain(version), _plain(row.version)) for version in versions):
-            return "overtaken"
-        return "unindexed"
+        return "unverifiable" if wanted is None else "unindexed"
 
     def _delete(self, finding: Finding, reason: DeleteReason | None = None) -> None:
         if finding.point is None:
@@ -259,11 +258,6 @@ class Authority:
                 reason=reason or _DELETE[finding.kind],
             )
         )
-
-
-def _plain(version: str) -> str:
-    """A version that has an order as a number: instants compare as microseconds."""
-    return (normal(version) or "").removeprefix("@")
 
 
 def _batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:

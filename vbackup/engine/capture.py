@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from vbackup.engine.links import Target
-from vbackup.engine.versions import microseconds
+from vbackup.engine.versions import later, microseconds
 from vbackup.model.blocks import Point, RowBlock
 from vbackup.model.keys import canonical
 from vbackup.model.link import Link
@@ -49,6 +49,11 @@ def normal(version: str | None) -> str | None:
     if version is None or (instant := microseconds(version)) is None:
         return version
     return f"@{instant}"
+
+
+def newer(one: str, other: str) -> bool:
+    """Whether one version (as `normal` spells it) is known to be newer than the other."""
+    return later(one.removeprefix("@"), other.removeprefix("@"))
 
 
 class ImageStore:
@@ -139,7 +144,9 @@ class Capturer:
     max_index_lag: float = 300.0
     proposals: dict[tuple[str, str], Proposal] = field(default_factory=dict)
     wanted: dict[tuple[str, str], Wanted] = field(default_factory=dict)
+    past: dict[tuple[str, str], str] = field(default_factory=dict)
     overflowed: bool = False
+    changes: int = 0
 
     def tick(self) -> None:
         """Read what changed since the last tick, then look for points."""
@@ -151,27 +158,41 @@ class Capturer:
         changed, self.base = self.records.changed(links, self.base)
         for link in links:
             self.want(link, changed[link.name])
-        self._settle(fetched, changed)
+        self._settle(fetched)
         self.poll()
 
-    def _settle(
-        self, fetched: dict[tuple[str, str], Proposal], changed: dict[str, RowBlock]
-    ) -> None:
-        """Accept what was fetched before this tick for rows that this tick shows unchanged."""
-        now_is = {
-            (name, key): version
-            for name, block in changed.items()
-            for key, version in zip(block.keys, block.versions or (), strict=True)
-        }
-        for slot, proposal in fetched.items():
-            if now_is.get(slot, proposal.identity) == proposal.identity:
-                self.images.put(*slot, proposal.identity, proposal.images)
-                if (held := self.wanted.get(slot)) and held.version == proposal.identity:
+    def _settle(self, fetched: dict[tuple[str, str], Proposal]) -> None:
+        """Accept what was fetched before this tick for rows that still are what they were.
+
+        The rows are read again: one that changed and was deleted since is in no change feed."""
+        if not fetched:
+            return
+        for target in self.targets:
+            name = target.link.name
+            keys = [key for link, key in fetched if link == name]
+            for key, identity in self._identities(target.link, keys):
+                slot = (name, key)
+                if fetched[slot].identity != identity:
+                    continue
+                self.images.put(*slot, identity, fetched[slot].images)
+                if (held := self.wanted.get(slot)) and held.version == identity:
                     del self.wanted[slot]
+
+    def _identities(self, link: Link, keys: Sequence[str]) -> list[tuple[str, str | None]]:
+        if not keys:
+            return []
+        view = self.records.view()
+        try:
+            block = view.lookup(link, keys)
+        finally:
+            view.close()
+        return list(zip(block.keys, map(normal, block.versions or ()), strict=True))
 
     def want(self, link: Link, block: RowBlock) -> list[tuple[str, Wanted]]:
         """Ask for the live rows of a block that are not captured; returns them with keys."""
         asked: list[tuple[str, Wanted]] = []
+        self.changes += len(block)
+        self._forget_older(link, block)
         now = self.clock.monotonic()
         for key, version, count in live_versions(block):
             slot = (link.name, key)
@@ -189,6 +210,14 @@ class Capturer:
                 continue
             self.wanted[slot] = wanted
         return asked
+
+    def _forget_older(self, link: Link, block: RowBlock) -> None:
+        """Stop waiting for versions that rows no longer have, rows that are not live any more
+        among them: an unkeyed row's next point would be taken for the old one's."""
+        for key, said in zip(block.keys, block.versions or (), strict=False):
+            held = self.wanted.get((link.name, key))
+            if held and held.version != normal(said):
+                del self.wanted[link.name, key]
 
     def poll(self) -> int:
         """Fetch the points of wanted rows from the live store; how many became captured."""
@@ -229,6 +258,8 @@ class Capturer:
         version = common_version(link, images)
         if version is None:
             return False
+        if newer(version, wanted.version):
+            self.past[link.name, key] = version
         if link.cardinality == "many" and not self._complete(images, version, wanted):
             return False
         self.images.put(link.name, key, version, images)

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from vbackup.engine.capture import live_versions, normal
+from vbackup.engine.capture import live_versions, newer, normal
 from vbackup.engine.links import Target
-from vbackup.engine.versions import later
 from vbackup.ports import Clock, PointSource, RecordSource
 
 WATCHED = 2_000
@@ -97,7 +96,7 @@ class LagWatch:
                 continue
             del self._suspects[slot]
             row = versions.get(slot[1], self._known.get(slot))
-            if row is not None and later(version, row.removeprefix("@")):
+            if row is not None and newer(version, row):
                 self._reports[name].ahead += 1
 
     def _await(self, name: str, versions: dict[str, str]) -> None:
@@ -128,8 +127,8 @@ class LagWatch:
                 if version == awaited.version:
                     self._reports[name].lags.append(now - awaited.since)
                     del self._awaited[slot]
-                elif later(version.removeprefix("@"), awaited.version.removeprefix("@")):
-                    self._suspects[slot] = version.removeprefix("@")
+                elif newer(version, awaited.version):
+                    self._suspects[slot] = version
 
 
 def advice(report: LagReport, max_index_lag: float, lead_in: float) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vbackup.engine.capture import Capturer
+from vbackup.engine.capture import Capturer, newer
 from vbackup.engine.cuts import ShardCuts
 from vbackup.model.manifest import Strategy
 from vbackup.ports import CandidateWatermark, Clock, RecordSource, Reporter
@@ -57,15 +57,26 @@ class _Candidate:
     opened: float
     pending: dict[tuple[str, str], str]
     changed: dict[str, frozenset[str]]
+    lost: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every changed row, as it sees it, has its point captured."""
+        return not self.pending and not self.lost
+
+    @property
+    def gaps(self) -> int:
+        return len(self.pending) + self.lost
 
     def refresh(self, capturer: Capturer) -> None:
-        captured = [
-            slot
-            for slot, version in self.pending.items()
-            if capturer.images.has(slot[0], slot[1], version)
-        ]
-        for slot in captured:
-            del self.pending[slot]
+        """Drop what was captured; count what cannot come any more: a point that has moved past
+        its row never goes back."""
+        for slot, version in list(self.pending.items()):
+            if capturer.images.has(slot[0], slot[1], version):
+                del self.pending[slot]
+            elif (seen := capturer.past.get(slot)) and newer(seen, version):
+                del self.pending[slot]
+                self.lost += 1
 
 
 class WatermarkSearch:
@@ -145,6 +156,7 @@ class WatermarkSearch:
             started = self._clock.monotonic()
             self._capturer.tick()
             self._rest(started)
+        self._settle()
 
     def _lead(self) -> None:
         """Let the points of rows that changed before the base arrive."""
@@ -156,6 +168,18 @@ class WatermarkSearch:
         if self._links and not self._unkeyed:
             self._clock.sleep(self._lead_in)
 
+    def _settle(self) -> None:
+        """Capture for one more lead-in after the last cut when anything changes at all.
+
+        An application that writes the point first, or inside the row's transaction, may have
+        had its point in the cut before its row is visible: a watermark taken at once would
+        see the older row, whose point no longer exists anywhere."""
+        until = self._clock.monotonic() + self._options.lead_in
+        while self._capturer.changes and self._clock.monotonic() < until:
+            started = self._clock.monotonic()
+            self._capturer.tick()
+            self._clock.sleep(self._tick_length(started))
+
     def _look(self) -> None:
         """Look for points; unkeyed ones also need to see that their rows stayed the same."""
         if self._unkeyed:
@@ -164,7 +188,8 @@ class WatermarkSearch:
             self._capturer.poll()
 
     def _converge(self) -> _Candidate:
-        """Under the lock no row changes: wait until the changed rows' points have arrived."""
+        """Under the lock no row changes: wait until the changed rows' points have arrived. Those
+        that already moved past their row (its writer stands at the lock) are not waited for."""
         candidate = self._open()
         deadline = self._clock.monotonic() + self._budget
         while candidate.pending and self._clock.monotonic() < deadline:
@@ -186,7 +211,7 @@ class WatermarkSearch:
                 open_ones.append(self._open())
                 winner = self._poll_until(open_ones, started + self._tick_length(started))
                 if winner is None and self._clock.monotonic() >= deadline:
-                    winner = min(open_ones, key=lambda one: len(one.pending))
+                    winner = min(open_ones, key=lambda one: one.gaps)
                 if winner is not None:
                     open_ones.remove(winner)
                     return winner
@@ -215,7 +240,7 @@ class WatermarkSearch:
         while True:
             for candidate in open_ones:
                 candidate.refresh(self._capturer)
-                if not candidate.pending:
+                if candidate.complete:
                     return candidate
             self._capturer.poll()
             if self._clock.monotonic() >= until:
@@ -226,7 +251,7 @@ class WatermarkSearch:
         """Make room: an old candidate whose rows have moved on will hardly win any more."""
         if len(open_ones) < self._options.candidates:
             return
-        worst = max(open_ones, key=lambda one: (len(one.pending), -one.opened))
+        worst = max(open_ones, key=lambda one: (one.gaps, -one.opened))
         open_ones.remove(worst)
         worst.watermark.close()
 
@@ -254,7 +279,7 @@ class WatermarkSearch:
             lead_in=self._lead_in if self._links and strategy != "fence" else 0.0,
             paused_ms=round(paused * 1000),
             candidates=self._opened,
-            lost=len(candidate.pending),
+            lost=candidate.gaps,
             changed=candidate.changed,
             notes=notes,
         )

@@ -239,6 +239,10 @@ class WorldRecords:
         self.opened.append(WorldSnapshot(self.world))
         return self.opened[-1]
 
+    def view(self) -> WorldSnapshot:
+        self.world.step()
+        return WorldSnapshot(self.world)
+
     @contextmanager
     def fence(self) -> Iterator[float]:
         """Writers finish what they began (index included), then wait."""

@@ -192,7 +192,7 @@ def test_a_stream_that_breaks_before_its_cut_is_cut_again(kit: Any, tmp_path: Pa
 def test_without_versions_it_is_exact_while_the_lag_is_as_configured(
     kit: Any, tmp_path: Path, link: Link, strategy: Strategy
 ) -> None:
-    for seed in range(15):
+    for seed in range(25):
         world = kit.world(link, seed, shards=2, index_lag=10)
         outcome = Outcome(kit, world, tmp_path / str(seed), strategy, max_lag=0.8)
         assert outcome.wrong() == [], f"seed {seed}"
@@ -207,3 +207,24 @@ def test_without_versions_a_longer_lag_than_configured_is_silently_wrong(
         world = kit.world(UNKEYED, seed, shards=2, index_lag=40)
         wrong += len(Outcome(kit, world, tmp_path / str(seed), max_lag=0.3).wrong())
     assert wrong > 0
+
+
+def test_point_first_writers_too_leave_next_to_nothing_to_reembed(kit: Any, tmp_path: Path) -> None:
+    """Their points are in a cut before their rows are visible: the watermark waits a lead-in."""
+    lists = []
+    for seed in range(25):
+        world = kit.world(BY_ID, seed, index_lag=4, point_first=1.0)
+        outcome = Outcome(kit, world, tmp_path / str(seed))
+        assert outcome.wrong() == []
+        lists.append(len(outcome.reembed))
+    assert lists.count(0) >= 20, lists
+
+
+def test_the_lock_does_not_wait_for_points_that_moved_past_their_rows(
+    kit: Any, tmp_path: Path
+) -> None:
+    for seed in range(10):
+        world = kit.world(BY_ID, seed, point_first=1.0, index_lag=4)
+        outcome = Outcome(kit, world, tmp_path / str(seed), "lock")
+        assert outcome.wrong() == []
+        assert outcome.chosen.paused_ms < 1_500, f"seed {seed}"
