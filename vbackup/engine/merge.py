@@ -1,7 +1,7 @@
 """The comparison of one partition: rows and points whose keys hash alike, in numpy.
 
 Everything a judgement needs is in the fixed-width records, so that a partition is compared
-without a Python object a row. The rules are those of docs/links.md:
+without a Python object a row. The rules:
 
 * A row repeated by several sources counts once: live if one of them is, and of the versions
   the newest one.

@@ -1,6 +1,6 @@
 """Removing points of a live pair, so that no point is lost whose row exists.
 
-For each small batch, in this order (docs/guarantees.md, section Repair):
+For each small batch, in this order (the order is what makes it safe):
 
 1. Read the keys' points, and the whole points that are to go.
 2. Read the rows in a new snapshot, *after* the points: a row that came before the point was
@@ -113,6 +113,7 @@ class Removal:
     reread: Reread
     editor: PointEditor
     removed: RemovedPoints
+    tenant: str | None = None
 
     def remove(self, target: Target, findings: Sequence[Finding]) -> Removed:
         """Remove the points of these findings, as far as they still are to go."""
@@ -139,8 +140,8 @@ class Removal:
         blocks = self.reread.blocks(target, findings, where)
         whole = self._whole(findings)
         rows = self.reread.rows(target, findings)
-        wrong = {identity(finding) for finding in self.reread.judge(target, rows, blocks)}
-        return _Look(whole, wrong)
+        judged = self.reread.judge(target, rows, blocks, tenant=self.tenant)
+        return _Look(whole, {identity(finding) for finding in judged})
 
     def _whole(self, findings: Sequence[Finding]) -> dict[Place, Point]:
         wanted: dict[str, list[PointId]] = {}

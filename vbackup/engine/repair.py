@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from vbackup.engine.apply import RUNAWAY_FLOOR, RUNAWAY_SHARE
+from vbackup.engine.apply import RUNAWAY_SHARE
 from vbackup.engine.confirm import batches, identity
 from vbackup.engine.editor import PointEditor
 from vbackup.engine.links import Target
@@ -34,6 +34,10 @@ REMOVE_BATCH = 100
 
 REEMBED_BATCH = 1_000
 
+RUNAWAY_FLOOR = 100
+"""Up to this many points a repair may remove any share of a link. Lower than a restore's: here
+the points are live, and a wrong `where` in a link makes orphans of them all."""
+
 _REPAIRS: dict[FindingKind, RepairKind] = {
     "orphan": "orphans",
     "not_live": "not_live",
@@ -49,7 +53,8 @@ _REMOVES: tuple[RepairKind, ...] = ("orphans", "not_live", "duplicates")
 @dataclass(frozen=True, slots=True)
 class RepairOptions:
     """What to repair; `force` goes beyond the runaway guard; `removed_file` gets every point
-    that is deleted or overwritten."""
+    that is deleted or overwritten. `tenant` as for the reconcile: what has moved to another
+    tenant since is left alone."""
 
     kinds: frozenset[RepairKind]
     removed_file: Path
@@ -99,7 +104,7 @@ class Repair:
             guard(by_name, reports, options.kinds)
         removed = RemovedPoints(options.removed_file)
         try:
-            removal = Removal(self.reread, self.editor, removed)
+            removal = Removal(self.reread, self.editor, removed, options.tenant)
             for link, kinds in by_name.items():
                 self._remove(kinds, _of(findings(), link), options, removal, result)
                 self._renew(kinds, _of(findings(), link), options, removal, result)
@@ -153,7 +158,7 @@ class Repair:
         self, target: Target, batch: Sequence[Finding], removal: Removal, result: RepairResult
     ) -> None:
         asked = {finding.key: finding.kind for finding in batch}
-        still = self._still(target, batch)
+        still = self._still(target, batch, removal.tenant)
         result.skipped += len(asked.keys() - {finding.key for finding in still})
         revived: set[str] = set()
         if self.from_backup and still:
@@ -177,10 +182,11 @@ class Repair:
             self.reembed(Reembed(target.link.name, key, version, tenant, "drift"))
             result.reembed += 1
 
-    def _still(self, target: Target, batch: Sequence[Finding]) -> list[Finding]:
+    def _still(self, target: Target, batch: Sequence[Finding], tenant: str | None) -> list[Finding]:
         """Those findings that are still so, with the evidence of now."""
         asked = {identity(finding) for finding in batch}
-        return [f for f in self.reread.findings(target, batch) if identity(f) in asked]
+        found = self.reread.findings(target, batch, tenant=tenant)
+        return [finding for finding in found if identity(finding) in asked]
 
     def _warn_kept(
         self,

@@ -1,4 +1,4 @@
-"""Links: which rows own which points (docs/links.md, contract section Links)."""
+"""Links: which rows own which points (docs/configuration.md, section `[[link]]`)."""
 
 from __future__ import annotations
 
@@ -92,10 +92,27 @@ class RowSource:
 
 
 @dataclass(frozen=True, slots=True)
+class VectorSource:
+    """Where pgvector keeps a link's vectors: in a column of the row's own table, or (`table` and
+    `key`: the columns that hold the row's key) in a table of their own. `version` and `where` are
+    SQL expressions over the table that holds the vectors; other `dimensions` than these count as
+    no vector."""
+
+    column: str
+    dimensions: int | None = None
+    table: str | None = None
+    key: tuple[str, ...] = ()
+    version: str | None = None
+    where: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Link:
     """Which rows own which points of the collections that match `collection`.
 
     `ref` is empty when the point id is the row's key; otherwise one payload path a key part.
+    With `vectors` the points are vectors that pgvector keeps in the database itself, and
+    `collection` is just their name.
     """
 
     name: str
@@ -108,11 +125,12 @@ class Link:
     must_not: Mapping[str, str | int | bool] = field(default_factory=dict)
     tenant: PayloadPath | None = None
     not_live: Literal["delete", "keep"] = "delete"
+    vectors: VectorSource | None = None
 
     @property
     def by_id(self) -> bool:
         """Whether the point id itself is the row's key."""
-        return not self.ref
+        return not self.ref and self.vectors is None
 
     @property
     def row_versions(self) -> bool:
@@ -120,6 +138,11 @@ class Link:
         return any(source.version or source.sql for source in self.rows)
 
     @property
+    def point_versions(self) -> bool:
+        """Whether points say their version."""
+        return self.version is not None or bool(self.vectors and self.vectors.version)
+
+    @property
     def keyed(self) -> bool:
         """Whether both sides say a version, so that content can be compared exactly."""
-        return self.version is not None and self.row_versions
+        return self.point_versions and self.row_versions

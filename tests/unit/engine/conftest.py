@@ -8,11 +8,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import settings
 
 from vbackup.model.blocks import Point, PointBlock, PointId, RowBlock
 from vbackup.model.keys import canonical, composite
 from vbackup.model.link import Link, PayloadPath, RowSource
 from vbackup.progress import SilentReporter
+
+
+# A busy machine is no defect.
+settings.register_profile("engine", deadline=None)
+settings.load_profile("engine")
 
 
 @dataclass(frozen=True)

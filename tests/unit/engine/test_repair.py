@@ -13,7 +13,14 @@ import pytest
 from vbackup.engine.editor import CheckedEditor
 from vbackup.engine.reconcile import Reconcile, ReconcileOptions, ReconcileResult, live_rows
 from vbackup.engine.removal import read_removed
-from vbackup.engine.repair import KINDS, Repair, RepairOptions, RepairResult, repair_kinds
+from vbackup.engine.repair import (
+    KINDS,
+    RUNAWAY_FLOOR,
+    Repair,
+    RepairOptions,
+    RepairResult,
+    repair_kinds,
+)
 from vbackup.engine.reread import Reread
 from vbackup.errors import Damaged, Failed, Refused, Usage
 from vbackup.model.blocks import Point
@@ -22,7 +29,9 @@ from vbackup.model.link import Link
 from vbackup.model.patch import Reembed
 
 
-def found_in(pair: Any, tmp_path: Path, link: Link | None = None) -> tuple[ReconcileResult, Any]:
+def found_in(
+    pair: Any, tmp_path: Path, link: Link | None = None, *, tenant: str | None = None
+) -> tuple[ReconcileResult, Any]:
     found: list[Finding] = []
     result = Reconcile(
         [link or pair.link],
@@ -30,7 +39,7 @@ def found_in(pair: Any, tmp_path: Path, link: Link | None = None) -> tuple[Recon
         live_rows(pair),
         pair,
         dict.fromkeys(pair.stores, ()),
-        ReconcileOptions(confirm=False, work_dir=tmp_path / "work"),
+        ReconcileOptions(confirm=False, tenant=tenant, work_dir=tmp_path / "work"),
         pair.reporter,
         pair.clock,
     ).run(found.append)
@@ -54,13 +63,19 @@ class Repairer:
         return self.again(result, found, kinds, force=force)
 
     def again(
-        self, result: ReconcileResult, found: list[Finding], kinds: str, *, force: bool = False
+        self,
+        result: ReconcileResult,
+        found: list[Finding],
+        kinds: str,
+        *,
+        force: bool = False,
+        tenant: str | None = None,
     ) -> RepairResult:
         reread = Reread(live_rows(self.pair), self.pair, self.tmp_path / "work")
         repair = Repair(
             reread, self.editor, self.pair.reporter, self.reembed.append, self.from_backup
         )
-        options = RepairOptions(repair_kinds(kinds), self.file, force=force)
+        options = RepairOptions(repair_kinds(kinds), self.file, force=force, tenant=tenant)
         repaired = repair.run(result.targets, result.reports, lambda: found, options)
         assert self.pair.open_views == 0
         return repaired
@@ -319,18 +334,47 @@ class Application:
             self.index()
 
 
+def test_what_moved_to_another_tenant_is_left_alone(pair: Any, tmp_path: Path) -> None:
+    for number, tenant in ((1, "red"), (2, "red"), (3, "blue")):
+        pair.point(number, str(number), owner=tenant)
+    pair.row("4", tenant="red")
+    pair.row("5", tenant="red")
+    result, found = found_in(pair, tmp_path, tenant="red")
+    pair.point(2, "2", owner="blue")
+    pair.row("5", tenant="blue")
+    repairer = Repairer(pair, tmp_path)
+    repaired = repairer.again(result, found, "all", tenant="red")
+    assert set(pair.stores["documents"]) == {2, 3}
+    assert [line.key for line in repairer.reembed] == ["4"]
+    assert repaired.skipped == 2
+
+
 # ------------------------------------------------------------ guard
 
 
 def test_a_repair_that_would_take_a_tenth_is_refused(pair: Any, repairer: Repairer) -> None:
-    pair.agree(300)
-    for number in range(101):
+    """Few points are no runaway, however large their share."""
+    doomed = RUNAWAY_FLOOR
+    for number in range(doomed):
         pair.point(number, str(number))
-    with pytest.raises(Refused, match="would delete 101 of 401 points"):
+    pair.agree(doomed)
+    repairer.run("orphans")
+    assert len(pair.deleted) == doomed
+    for number in range(doomed + 1):
+        pair.point(number, str(number))
+    with pytest.raises(Refused, match=f"would delete {doomed + 1} of {2 * doomed + 1} points"):
         repairer.run("orphans")
-    assert pair.deleted == []
+    assert len(pair.deleted) == doomed
     assert repairer.run("missing").deleted == {}
-    assert repairer.run("orphans", force=True).deleted == {"orphans": 101}
+    assert repairer.run("orphans", force=True).deleted == {"orphans": doomed + 1}
+
+
+def test_a_tenth_of_many_points_may_go(pair: Any, repairer: Repairer) -> None:
+    doomed = RUNAWAY_FLOOR + 1
+    pair.agree(doomed * 9)
+    for number in range(doomed):
+        pair.point(10**6 + number, str(10**6 + number))
+    assert repairer.run("orphans").deleted == {"orphans": doomed}
 
 
 def test_links_that_keep_points_of_rows_that_are_not_live(pair: Any, tmp_path: Path) -> None:
