@@ -17,6 +17,8 @@ from vbackup.qdrant.edge_protocol import Answer, Ready, Request, Trouble, receiv
 from vbackup.qdrant.unpack import unpack
 
 COMMAND = (sys.executable, "-P", "-m", "vbackup.qdrant.edge_worker")
+ENVIRONMENT = {"MALLOC_ARENA_MAX": "2"}
+"""Many arenas would reserve addresses that the process' limit counts."""
 ENDING = 10.0
 """Seconds for a process that closed its pipe to be gone."""
 
@@ -64,7 +66,7 @@ class EdgeProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            env=os.environ | ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             start_new_session=True,
         )
         self._process = process
