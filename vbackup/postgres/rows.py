@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from itertools import compress
-from typing import TypeVar
+from itertools import compress, islice
+from typing import TypeVar, cast
 
 from psycopg import sql
 
@@ -17,6 +17,7 @@ from vbackup.postgres.row_plan import Expression, RowPlan
 BLOCK_ROWS = 50_000
 BLOCK_BYTES = 16 * 1024**2
 LOOKUP_KEYS = 10_000
+_JOINED_ROWS = 100
 
 Column = list[str | None]
 _T = TypeVar("_T")
@@ -24,13 +25,16 @@ _T = TypeVar("_T")
 _NULL = "\\N"
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
+_JSON_SPECIAL = re.compile(r'["\\\x00-\x1f]')
+_UUID_LINE = 37
+_UUID_DASHES = (8, 13, 18, 23)
 # The shortest text that may be another spelling of a UUID.
 _UUID_LENGTH = 32
 
 
 def stream(connection: Connection, plan: RowPlan, query: sql.Composed) -> Iterator[RowBlock]:
     """The rows of a query made by this plan, in blocks of up to 50,000 rows."""
-    for text in _copied(connection, query):
+    for text in copied(connection, query):
         block = parse(text, plan)
         if len(block):
             yield block
@@ -70,21 +74,23 @@ def _joined(columns: list[tuple[int, Sequence[_T] | None]], absent: _T) -> list[
     return found
 
 
-def _copied(connection: Connection, query: sql.Composed) -> Iterator[str]:
+def copied(connection: Connection, query: sql.Composed) -> Iterator[str]:
     """COPY's text output in pieces of whole lines."""
-    rows: list[bytes | bytearray | memoryview] = []
+    pieces: list[bytes] = []
     size = 0
     command = sql.SQL("COPY ({}) TO STDOUT").format(query)
     with connection.cursor() as cursor, cursor.copy(command) as copy:
-        for row in copy:
-            rows.append(row)
-            size += len(row)
-            if len(rows) >= BLOCK_ROWS or size >= BLOCK_BYTES:
-                yield b"".join(rows).decode()
-                rows.clear()
+        lines = iter(copy)
+        # A few lines at a time: keeping a block's lines as so many buffers costs more than COPY.
+        while piece := b"".join(islice(lines, min(_JOINED_ROWS, BLOCK_ROWS))):
+            pieces.append(piece)
+            size += len(piece)
+            if len(pieces) * _JOINED_ROWS >= BLOCK_ROWS or size >= BLOCK_BYTES:
+                yield b"".join(pieces).decode()
+                pieces.clear()
                 size = 0
-    if rows:
-        yield b"".join(rows).decode()
+    if pieces:
+        yield b"".join(pieces).decode()
 
 
 def parse(text: str, plan: RowPlan) -> RowBlock:
@@ -92,23 +98,27 @@ def parse(text: str, plan: RowPlan) -> RowBlock:
 
     Rows whose key is null are left out.
     """
-    width = len(plan.columns)
-    cells = text.replace("\n", "\t").split("\t")
-    cells.pop()
-    columns: list[Column] = [_decoded(cells[at::width], text) for at in range(width)]
-    keys, rest = _keys(plan.key, columns[: len(plan.key)]), columns[len(plan.key) :]
+    columns = split(text, len(plan.columns))
+    keys, rest = keys_of(plan.key, columns[: len(plan.key)]), columns[len(plan.key) :]
     if None in keys:
         present = [key is not None for key in keys]
         keys = list(compress(keys, present))
         rest = [list(compress(column, present)) for column in rest]
-    return _block([key for key in keys if key is not None], rest, plan)
+    return _block(cast("list[str]", keys), rest, plan)
+
+
+def split(text: str, width: int) -> list[Column]:
+    """Whole lines of COPY's text format as columns of that many cells a line."""
+    cells = text.replace("\n", "\t").split("\t")
+    cells.pop()
+    return [_decoded(cells[at::width], text) for at in range(width)]
 
 
 def _block(keys: list[str], rest: list[Column], plan: RowPlan) -> RowBlock:
     remaining = iter(rest)
     versions = live = counts = tenants = collections = None
     if plan.version:
-        versions = _canonical(next(remaining), plan.version)
+        versions = spelled(next(remaining), plan.version)
     elif plan.identity:
         versions = next(remaining)
     if plan.live:
@@ -116,7 +126,7 @@ def _block(keys: list[str], rest: list[Column], plan: RowPlan) -> RowBlock:
     if plan.count:
         counts = [None if value is None else int(value) for value in next(remaining)]
     if plan.tenant:
-        tenants = _canonical(next(remaining), plan.tenant)
+        tenants = spelled(next(remaining), plan.tenant)
     if plan.collection:
         collections = next(remaining)
     return RowBlock(keys, versions, live, counts, tenants, collections)
@@ -125,7 +135,7 @@ def _block(keys: list[str], rest: list[Column], plan: RowPlan) -> RowBlock:
 def _decoded(cells: list[str], text: str) -> Column:
     """Cells without COPY's escapes; None for null."""
     if "\\" not in text:
-        return list(cells)
+        return cast("Column", cells)
     return [
         cell if "\\" not in cell else None if cell == _NULL else _ESCAPE.sub(_unescaped, cell)
         for cell in cells
@@ -136,20 +146,43 @@ def _unescaped(found: re.Match[str]) -> str:
     return _ESCAPES.get(found[1], found[1])
 
 
-def _canonical(column: Column, expression: Expression) -> Column:
+def spelled(column: Column, expression: Expression) -> Column:
     """The column in the spelling that vbackup compares (model.keys)."""
     if expression.plain:
         return column
     if expression.floating:
         return [None if value is None else canonical(float(value)) for value in column]
+    if None not in column and _uuids(cast("list[str]", column)):
+        return column
     return [
         value if value is None or len(value) < _UUID_LENGTH else canonical(value)
         for value in column
     ]
 
 
-def _keys(parts: Sequence[Expression], columns: list[Column]) -> Column:
-    spelled = [_canonical(column, part) for part, column in zip(parts, columns, strict=True)]
-    if len(spelled) == 1:
-        return spelled[0]
-    return [composite(values) for values in zip(*spelled, strict=True)]
+def _uuids(column: list[str]) -> bool:
+    """Whether all are UUIDs in canonical spelling: the whole column is looked at in a few slices,
+    as text columns of a million UUIDs are common."""
+    lines, rows = "\n".join(column) + "\n", len(column)
+    return (
+        len(lines) == _UUID_LINE * rows
+        and lines[_UUID_LINE - 1 :: _UUID_LINE] == "\n" * rows
+        and all(lines[at::_UUID_LINE] == "-" * rows for at in _UUID_DASHES)
+        and not lines.encode().translate(None, b"0123456789abcdef-\n")
+    )
+
+
+def keys_of(parts: Sequence[Expression], columns: list[Column]) -> Column:
+    """Canonical keys out of the columns of their parts."""
+    found = [spelled(column, part) for part, column in zip(parts, columns, strict=True)]
+    if len(found) == 1:
+        return found[0]
+    if not any(_to_escape(column) for column in found):
+        form = "[" + ",".join(['"{}"'] * len(found)) + "]"
+        return list(map(form.format, *found))
+    return [composite(values) for values in zip(*found, strict=True)]
+
+
+def _to_escape(column: Column) -> bool:
+    """Whether JSON would spell a value of this column otherwise than between two quotes."""
+    return None in column or _JSON_SPECIAL.search("".join(cast("list[str]", column))) is not None

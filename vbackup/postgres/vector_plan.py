@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from psycopg import sql
@@ -103,8 +103,13 @@ def _plan(
     column = vector_column(connection, relation, vectors.column)
     named = _primary_key(connection, relation) if vectors.table else ()
     source = RowSource(table=table, key=key, where=where, version=vectors.version)
+    rows = plan(connection, source)
+    if not vectors.table:
+        # A row without a key is no row of the link: its vector is nobody's business.
+        keyed = tuple(sql.SQL("{} IS NOT NULL").format(part.value) for part in rows.key)
+        rows = replace(rows, where=(*rows.where, *keyed))
     identity = plan(connection, RowSource(table=table, key=named or key))
-    return VectorPlan(plan(connection, source), identity.key, column, vectors.dimensions)
+    return VectorPlan(rows, identity.key, column, vectors.dimensions)
 
 
 def vector_column(connection: Connection, relation: Relation, name: str) -> VectorColumn:

@@ -47,8 +47,8 @@ class PgvectorPoints:
         """See ports.PointReader: the names that links give to their vectors."""
         return list(dict.fromkeys(link.collection for link in self._links))
 
-    def points(self, link: Link, collection: str) -> Iterator[PointBlock]:
-        """Every vector of the link; `collection` is the link's own name for them.
+    def points(self, link: Link, collection: str) -> Iterator[PointBlock]:  # noqa: ARG002
+        """Every vector of the link; `collection` is only the link's name for them.
 
         Raises Usage, NotFound, Denied, Refused (row security), Unreachable."""
         unfit = 0
@@ -67,7 +67,7 @@ class PgvectorPoints:
         found = [_chosen(block, wanted) for block in self.points(link, collection)]
         return _joined(found)
 
-    def owned(self, link: Link, collection: str, keys: Sequence[str]) -> PointBlock:
+    def owned(self, link: Link, collection: str, keys: Sequence[str]) -> PointBlock:  # noqa: ARG002
         """See ports.PointReader."""
         found: list[PointBlock] = []
         with self._view.reading(f"looking up vectors of link {link.name}") as connection:

@@ -72,6 +72,17 @@ def test_uuids_in_text_columns_are_canonical() -> None:
     assert block.keys == ["abcdef00-0000-0000-0000-000000000001"]
 
 
+def spellings(value: object) -> list[str]:
+    text = str(value)
+    return [text, text.upper(), text.replace("-", ""), f"{{{text}}}", text[:-1], f"-{text[1:]}"]
+
+
+@given(st.lists(st.uuids().flatmap(lambda u: st.sampled_from(spellings(u))), min_size=1))
+def test_columns_of_uuids_in_any_spelling_are_canonical(column: list[str]) -> None:
+    block = parse(copied([(value,) for value in column]), plan(TEXT))
+    assert block.keys == [canonical(value) for value in column]
+
+
 def test_joined_blocks_fill_in_what_a_missing_column_means() -> None:
     left = RowBlock(["1"], versions=["a"], live=[False])
     right = RowBlock(["2"], counts=[3])
