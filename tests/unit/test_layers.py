@@ -15,13 +15,14 @@ ROOT = Path(vbackup.__file__).parent
 
 ADAPTERS = frozenset({"postgres", "qdrant", "storage", "redis", "sandbox", "operate"})
 # Plain values and services without drivers, which every room may use.
-FLOOR = frozenset({"errors", "clock", "redact", "quantity"})
+FLOOR = frozenset({"errors", "clock", "incarnation", "redact", "quantity"})
 VALUES = FLOOR | {"model", "config", "ports"}
 
 # What each room (a folder or a module of the top level) may import of the others.
 ALLOWED: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "clock": frozenset(),
+    "incarnation": frozenset(),
     "redact": frozenset(),
     "quantity": frozenset(),
     "model": FLOOR,

@@ -8,7 +8,9 @@ import click
 
 from vbackup.cli import options
 from vbackup.cli.output import emit
+from vbackup.cli.schedule import current_page, current_status
 from vbackup.cli.session import Session
+from vbackup.errors import Failed
 
 
 @options.command("report", short_help="Write the status page to a file.")
@@ -24,16 +26,15 @@ from vbackup.cli.session import Session
 def command(session: Session, path: Path) -> None:
     """Write the status page to a file: self-contained, to mail or to keep."""
     from vbackup.operate.history import History
-    from vbackup.operate.page import render
-    from vbackup.operate.status import read_status
-    from vbackup.redact import safe_url
 
-    config = session.config
     history = History(session.state_directory / "history.sqlite")
-    status = read_status(history, config.schedule, config.objective, session.clock.now())
-    path.write_text(render(status, title=safe_url(config.repository.url)))
+    found = current_status(session, history, session.config)
+    try:
+        path.write_text(current_page(session, history, session.config), encoding="utf-8")
+    except OSError as error:
+        raise Failed(f"cannot write {path}: {error.strerror}") from error
     emit(
         session,
-        {"path": str(path), "protected": status.protected, "problems": status.problems},
+        {"path": str(path), "protected": found.protected, "problems": found.problems},
         lambda screen: screen.line(f"wrote {path}"),
     )

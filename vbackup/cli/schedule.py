@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import sys
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import click
@@ -12,15 +15,18 @@ from vbackup import wiring
 from vbackup.cli import options
 from vbackup.cli.output import emit
 from vbackup.cli.session import Session
+from vbackup.errors import VbackupError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vbackup.config import Config
+    from vbackup.operate.daemon import Daemon
     from vbackup.operate.history import History, JobName, Run
     from vbackup.operate.jobs import JobRunner
     from vbackup.operate.status import Status
 
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 JOB_NAMES = ("backup", "verify", "drill", "reconcile", "prune")
 
 
@@ -49,8 +55,19 @@ def command(session: Session, job: JobName | None) -> int:
 
 def _once(session: Session, history: History, job: JobName) -> int:
     ended: list[Run] = []
+    history.close_open(session.clock.now())
     runner = _runner(session, history, session.config, ended.append)
-    run = runner.run(job)
+
+    def stop(*_: object) -> None:
+        # The job ends with 130 then, and hooks, history and notifications hear of it.
+        runner.stop()
+
+    before = {number: signal.signal(number, stop) for number in STOPPING}
+    try:
+        run = runner.run(job)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     code = 1 if run.code is None else run.code
     document = {
         "job": job,
@@ -69,7 +86,8 @@ def _once(session: Session, history: History, job: JobName) -> int:
 
 
 def _serve(session: Session, history: History) -> None:
-    from vbackup.operate.daemon import Daemon, Keeper
+    from vbackup.operate.daemon import Daemon
+    from vbackup.operate.keeper import Keeper
     from vbackup.operate.web import StatusServer
 
     def make_runner(config: Config) -> JobRunner:
@@ -86,11 +104,10 @@ def _serve(session: Session, history: History) -> None:
         keeper,
         session.clock,
         session.reporter,
+        lambda: _write_textfile(session, history, daemon.config),
     )
     server = StatusServer(
-        session.config.schedule.listen,
-        lambda: _status(session, history, daemon.config),
-        _title(session.config),
+        session.config.schedule.listen, _Pages(session, history, daemon), session.reporter
     )
     session.reporter.note("status page", url=f"http://{server.address}/")
     daemon.on_signals()
@@ -100,11 +117,28 @@ def _serve(session: Session, history: History) -> None:
         server.close()
 
 
+class _Pages:
+    """What the web server shows (vbackup.operate.web.Pages)."""
+
+    def __init__(self, session: Session, history: History, daemon: Daemon) -> None:
+        self._session = session
+        self._history = history
+        self._daemon = daemon
+
+    def status(self) -> Status:
+        return current_status(self._session, self._history, self._daemon.config)
+
+    def page(self) -> str:
+        return current_page(self._session, self._history, self._daemon.config, refresh=30)
+
+    def working(self) -> bool:
+        return self._daemon.working()
+
+
 def _runner(
     session: Session, history: History, config: Config, finished: Callable[[Run], None]
 ) -> JobRunner:
     from vbackup.operate.jobs import JobRunner
-    from vbackup.operate.metrics import write_textfile
     from vbackup.operate.notify import Notifier
 
     notifier = Notifier(config.notify, session.reporter, socket.gethostname())
@@ -112,8 +146,7 @@ def _runner(
     def after(run: Run) -> None:
         finished(run)
         notifier.tell(run)
-        if config.schedule.textfile:
-            write_textfile(config.schedule.textfile, lambda: _status(session, history, config))
+        _write_textfile(session, history, config)
 
     return JobRunner(
         session.settings.path,
@@ -123,17 +156,35 @@ def _runner(
         session.clock,
         session.reporter,
         after,
-        program=(sys.executable, "-m", "vbackup"),
+        program=(sys.executable, "-m", "vbackup.cli.job", str(os.getpid())),
     )
 
 
-def _status(session: Session, history: History, config: Config) -> Status:
+def current_status(session: Session, history: History, config: Config) -> Status:
     from vbackup.operate.status import read_status
 
     return read_status(history, config.schedule, config.objective, session.clock.now())
 
 
-def _title(config: Config) -> str:
+def _write_textfile(session: Session, history: History, config: Config) -> None:
+    """A metrics file that cannot be written is a warning: it is no reason to fail a backup."""
+    from vbackup.operate.metrics import write_textfile
+
+    if not config.schedule.textfile:
+        return
+    try:
+        write_textfile(config.schedule.textfile, lambda: current_status(session, history, config))
+    except VbackupError as error:
+        session.reporter.warn("no metrics file", reason=error.message)
+
+
+def current_page(
+    session: Session, history: History, config: Config, *, refresh: int | None = None
+) -> str:
+    """The status page as it is now."""
+    from vbackup.operate.page import WEEKS, render
     from vbackup.redact import safe_url
 
-    return safe_url(config.repository.url)
+    status = current_status(session, history, config)
+    timeline = history.runs(status.now - timedelta(weeks=WEEKS))
+    return render(status, timeline, title=safe_url(config.repository.url), refresh=refresh)

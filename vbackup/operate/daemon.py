@@ -7,81 +7,46 @@ the daemon was down is caught up once.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from types import FrameType
-from typing import Protocol
 
+from apscheduler.events import (
+    EVENT_JOB_ERROR,
+    EVENT_JOB_MAX_INSTANCES,
+    JobExecutionEvent,
+    JobSubmissionEvent,
+)
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
+from vbackup import incarnation
 from vbackup.config import Config
 from vbackup.errors import Locked, Usage, VbackupError
 from vbackup.operate.cron import CronTrigger, next_time, zone
 from vbackup.operate.history import JOBS, History, JobName
 from vbackup.operate.jobs import JobRunner
+from vbackup.operate.keeper import Keeper
 from vbackup.ports import Clock, Reporter
+from vbackup.redact import scrub
 
 WAKE_SECONDS = 0.5
-
-
-class HeldLease(Protocol):
-    """What the keeper needs of a lease (vbackup.repository.lease.Lease is one)."""
-
-    def confirm(self) -> None:
-        """Raises Locked when it was lost, Unreachable."""
-        ...
-
-    def release(self) -> None:
-        """Give it back."""
-        ...
-
-
-class Keeper:
-    """Holds the lease of the one active instance, and gets it back after an outage."""
-
-    def __init__(self, take: Callable[[], HeldLease], reporter: Reporter) -> None:
-        self._take = take
-        self._reporter = reporter
-        self._held: HeldLease | None = None
-
-    def hold(self) -> None:
-        """Take the lease. Raises Locked while another instance has it."""
-        self._held = self._take()
-
-    def still_ours(self) -> bool:
-        """Whether this instance may start a job. An unreachable repository is no reason not to:
-        the job will fail and be reported."""
-        try:
-            if self._held:
-                self._held.confirm()
-        except Locked:
-            return self._again()
-        except VbackupError as error:
-            self._reporter.warn("the lease could not be renewed", reason=error.message)
-        return True
-
-    def _again(self) -> bool:
-        try:
-            self.hold()
-        except Locked:
-            return False
-        except VbackupError as error:
-            self._reporter.warn("the lease could not be taken again", reason=error.message)
-        return True
-
-    def release(self) -> None:
-        """Let another instance in."""
-        if self._held:
-            with suppress(VbackupError):
-                self._held.release()
+PUBLISH_SECONDS = 60.0
+# Without a turn of the main loop for so long, the daemon is not healthy.
+STUCK_SECONDS = 120.0
+# A command that was told to stop and has not: it is killed, before systemd kills the daemon.
+KILL_SECONDS = 60.0
+# Exit codes of runs that a stop of the daemon ended: cut off, interrupted.
+UNFINISHED = (None, 130)
 
 
 class Daemon:
-    """Runs until `stop`. `load` reads the configuration anew; `make_runner` binds it to jobs."""
+    """Runs until `stop`. `load` reads the configuration anew; `make_runner` binds it to jobs;
+    `publish` is called every minute, for metrics that age."""
 
     def __init__(
         self,
@@ -92,6 +57,7 @@ class Daemon:
         keeper: Keeper,
         clock: Clock,
         reporter: Reporter,
+        publish: Callable[[], None] = lambda: None,
     ) -> None:
         self.config = config
         self._load = load
@@ -100,34 +66,65 @@ class Daemon:
         self._keeper = keeper
         self._clock = clock
         self._reporter = reporter
-        self._runner = make_runner(config)
+        self._publish = publish
+        # The last is the one for new jobs; those before it still have one running.
+        self._runners = [make_runner(config)]
         self._stop = threading.Event()
         self._reload = threading.Event()
         self._error: VbackupError | None = None
+        self._beat = clock.monotonic()
         self._scheduler = BackgroundScheduler(
             executors={"backup": ThreadPoolExecutor(1), "default": ThreadPoolExecutor(1)},
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
             timezone="UTC",
         )
+        self._scheduler.add_listener(self._not_started, EVENT_JOB_MAX_INSTANCES)
+        self._scheduler.add_listener(self._broke, EVENT_JOB_ERROR)
 
     def run(self) -> None:
         """Serve until a signal. Raises Locked when another instance took over, Usage."""
         self._keeper.hold()
         try:
-            cut_off = self._history.close_open(self._clock.now())
-            if cut_off:
-                self._reporter.warn("runs were cut off by the last stop", runs=cut_off)
+            self._settle()
             self._plan(self.config, catch_up=True)
             self._scheduler.start()
-            while not self._stop.wait(WAKE_SECONDS):
-                if self._reload.is_set():
-                    self._reload.clear()
-                    self._reread()
+            self._serve()
         finally:
             self._shut_down()
             self._keeper.release()
         if self._error:
             raise self._error
+
+    def _settle(self) -> None:
+        """Commands of a daemon that was killed end with it, but not at once: the next run must
+        not find their leases. Then the runs that nobody saw end are closed."""
+        deadline = self._clock.monotonic() + self.config.schedule.stop_grace
+        while self._history.orphans() and self._clock.monotonic() < deadline:
+            self._clock.sleep(WAKE_SECONDS)
+        for orphan in self._history.orphans():
+            if pid := incarnation.pid_if_alive(orphan):
+                self._reporter.warn("a command of the last daemon did not end", pid=pid)
+                with suppress(OSError):
+                    os.killpg(pid, signal.SIGKILL)
+        cut_off = self._history.close_open(self._clock.now())
+        if cut_off:
+            self._reporter.warn("runs were cut off by the last stop", runs=cut_off)
+
+    def _serve(self) -> None:
+        published = -PUBLISH_SECONDS
+        while not self._stop.wait(WAKE_SECONDS):
+            self._beat = self._clock.monotonic()
+            if self._reload.is_set():
+                self._reload.clear()
+                self._reread()
+            if self._beat - published >= PUBLISH_SECONDS:
+                published = self._beat
+                self._publish()
+
+    def working(self) -> bool:
+        """Whether the daemon's own threads live: for `/healthz`."""
+        late = self._clock.monotonic() - self._beat
+        return late < STUCK_SECONDS and not self._stop.is_set()
 
     def stop(self) -> None:
         """End `run`: the running job gets `schedule.stop_grace` to finish, then it is stopped."""
@@ -176,10 +173,14 @@ class Daemon:
         self._reporter.note("scheduled", jobs=",".join(triggers), timezone=schedule.timezone)
 
     def _missed(self, job: JobName, expression: str) -> bool:
-        last = self._history.last(job)
-        if last is None:
+        """Whether a time has passed since the last run, or that run was ended by a stop. A job
+        that was cut off twice in a row may be what ends the machine: it waits for its time."""
+        ended = self._history.last(job, count=2)
+        if not ended:
             return False
-        due: datetime = next_time(expression, last.started, zone(self.config.schedule.timezone))
+        if ended[0].code in UNFINISHED:
+            return [run.code for run in ended] != [None, None]
+        due: datetime = next_time(expression, ended[0].started, zone(self.config.schedule.timezone))
         return due <= self._clock.now()
 
     def _reread(self) -> None:
@@ -189,9 +190,21 @@ class Daemon:
         except VbackupError as error:
             self._reporter.warn("the old configuration stays", reason=error.message)
             return
-        self.config = config
-        self._runner = self._make_runner(config)
+        before, self.config = self.config, config
+        self._runners = [one for one in self._runners if one.busy()] + [self._make_runner(config)]
         self._reporter.note("configuration read again")
+        if config.repository != before.repository:
+            self._move()
+        if config.schedule.listen != before.schedule.listen:
+            self._reporter.warn("schedule.listen counts from the next start on")
+
+    def _move(self) -> None:
+        """Jobs work on the new repository already: its lease must be ours too."""
+        try:
+            self._keeper.hold()
+        except VbackupError as error:
+            self._error = error
+            self.stop()
 
     # ------------------------------------------------------------ running
 
@@ -206,17 +219,41 @@ class Daemon:
             self.stop()
             return
         try:
-            self._runner.run(job)
+            self._runners[-1].run(job)
         except VbackupError as error:
             self._reporter.warn("the job could not be run", job=job, reason=error.message)
 
+    def _not_started(self, event: JobSubmissionEvent) -> None:
+        """A job was due while its last run still went on."""
+        job: JobName = event.job_id
+        self._reporter.warn("the job was due and its last run still goes on", job=job)
+        try:
+            self._history.skip(job, self._clock.now())
+        except VbackupError as error:
+            self._reporter.warn("the skipped run is not noted", job=job, reason=error.message)
+
+    def _broke(self, event: JobExecutionEvent) -> None:
+        self._reporter.warn(
+            "the job could not be run", job=event.job_id, reason=scrub(repr(event.exception))
+        )
+
     def _shut_down(self) -> None:
         """Finish or checkpoint: a command that is stopped leaves its uploads to be reused."""
+        self._stop.set()
         if self._scheduler.running:
             self._scheduler.pause()
-        deadline = self._clock.monotonic() + self.config.schedule.stop_grace
-        while self._runner.busy() and self._clock.monotonic() < deadline:
-            self._clock.sleep(WAKE_SECONDS / 5)
-        self._runner.stop()
+        self._wait_idle(self.config.schedule.stop_grace)
+        for runner in self._runners:
+            runner.stop()
+        self._wait_idle(KILL_SECONDS)
+        for runner in self._runners:
+            if runner.busy():
+                self._reporter.warn("a command did not stop and is killed")
+                runner.kill()
         if self._scheduler.running:
             self._scheduler.shutdown(wait=True)
+
+    def _wait_idle(self, seconds: float) -> None:
+        deadline = self._clock.monotonic() + seconds
+        while any(one.busy() for one in self._runners) and self._clock.monotonic() < deadline:
+            self._clock.sleep(WAKE_SECONDS / 5)

@@ -1,4 +1,8 @@
-"""What the scheduled jobs did: one SQLite file, so that restarts forget nothing."""
+"""What the scheduled jobs did: one SQLite file, so that restarts forget nothing.
+
+A run names the process that watches it (`owner`) and the command itself (`child`), so that a
+later start can tell a run that goes on from one that nobody will see end.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+from vbackup import incarnation
 from vbackup.errors import EXIT_CODES, Failed
 
 KEPT = timedelta(days=400)
@@ -21,9 +26,16 @@ JOBS: tuple[JobName, ...] = ("backup", "verify", "drill", "reconcile", "prune")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (
     id INTEGER PRIMARY KEY, job TEXT NOT NULL, started REAL NOT NULL, ended REAL,
-    code INTEGER, document TEXT NOT NULL DEFAULT '{}');
+    code INTEGER, document TEXT NOT NULL DEFAULT '{}', owner TEXT NOT NULL DEFAULT '',
+    child TEXT NOT NULL DEFAULT '');
 CREATE INDEX IF NOT EXISTS run_job ON run (job, started);
+CREATE TABLE IF NOT EXISTS skip (job TEXT NOT NULL, at REAL NOT NULL);
 """
+# What a list of runs shows of each; a merge patch leaves out what is null.
+_BRIEF = """json_patch('{}', json_object(
+    'id', json_extract(document, '$.id'), 'error', json_extract(document, '$.error'),
+    'bytes_read', json_extract(document, '$.bytes_read'),
+    'bytes_uploaded', json_extract(document, '$.bytes_uploaded')))"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,33 +74,47 @@ def outcome(code: int | None) -> str:
     """What an ended run came to, in the words of the exit codes."""
     if code is None:
         return "cut off"
-    return EXIT_CODES.get(code, (f"exit {code}", ""))[0]
+    other = f"signal {code - 128}" if code > 128 else f"exit {code}"
+    return EXIT_CODES.get(code, (other, ""))[0]
 
 
 class History:
-    """The file. Thread-safe; every call opens it anew, so that nothing is held between jobs."""
+    """The file. Thread-safe; every call opens it anew, so that nothing is held between jobs.
+    `owner` is the mark of the process whose runs these are. Raises Failed."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, owner: str | None = None) -> None:
         self._path = path
+        self._owner = incarnation.mark() if owner is None else owner
         self._lock = threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with self._open() as db:
-                db.executescript(_SCHEMA)
-        except (OSError, sqlite3.Error) as error:
-            raise Failed(
-                f"the job history {path} cannot be used: {error}",
-                hint="set schedule.state_dir to a directory that vbackup may write",
-            ) from error
+        except OSError as error:
+            raise self._unusable(error) from error
+        with self._open() as db:
+            db.executescript(_SCHEMA)
 
     def begin(self, job: JobName, at: datetime) -> int:
         """Note that a job starts; returns the run's id."""
         with self._open() as db:
-            cursor = db.execute(
-                "INSERT INTO run (job, started) VALUES (?, ?)", (job, at.timestamp())
+            # A run of this process that could not be noted when it ended: it has, jobs of a
+            # kind never overlap here.
+            db.execute(
+                "UPDATE run SET ended = ? WHERE ended IS NULL AND job = ? AND owner = ?",
+                (at.timestamp(), job, self._owner),
             )
-            db.execute("DELETE FROM run WHERE started < ?", ((at - KEPT).timestamp(),))
+            cursor = db.execute(
+                "INSERT INTO run (job, started, owner) VALUES (?, ?, ?)",
+                (job, at.timestamp(), self._owner),
+            )
+            oldest = (at - KEPT).timestamp()
+            db.execute("DELETE FROM run WHERE started < ?", (oldest,))
+            db.execute("DELETE FROM skip WHERE at < ?", (oldest,))
             return int(cursor.lastrowid or 0)
+
+    def working(self, run: int, child: str) -> None:
+        """Note the mark of the command that does a run's work."""
+        with self._open() as db:
+            db.execute("UPDATE run SET child = ? WHERE id = ?", (child, run))
 
     def end(self, run: int, at: datetime, code: int, document: dict[str, Any]) -> None:
         """Note how a run ended."""
@@ -98,27 +124,50 @@ class History:
                 (at.timestamp(), code, json.dumps(document), run),
             )
 
-    def close_open(self, at: datetime) -> int:
-        """After a crash: mark runs that nobody saw end as cut off; how many there were."""
+    def skip(self, job: JobName, at: datetime) -> None:
+        """Note that a job was due and did not start: its last run still went on."""
         with self._open() as db:
-            return db.execute(
-                "UPDATE run SET ended = ? WHERE ended IS NULL", (at.timestamp(),)
-            ).rowcount
+            db.execute("INSERT INTO skip (job, at) VALUES (?, ?)", (job, at.timestamp()))
+
+    def skipped(self) -> dict[str, int]:
+        """How often each job did not start."""
+        with self._open() as db:
+            return dict(db.execute("SELECT job, count(*) FROM skip GROUP BY job").fetchall())
+
+    def close_open(self, at: datetime) -> int:
+        """After a crash: mark runs that nobody will see end as cut off; how many there were.
+        Runs that a living process watches go on."""
+        with self._open() as db:
+            rows = db.execute("SELECT id, owner FROM run WHERE ended IS NULL").fetchall()
+            lost = [number for number, owner in rows if not incarnation.pid_if_alive(owner)]
+            for number in lost:
+                db.execute("UPDATE run SET ended = ? WHERE id = ?", (at.timestamp(), number))
+            return len(lost)
+
+    def orphans(self) -> list[str]:
+        """Marks of commands that still run although the process that watched them is gone."""
+        with self._open() as db:
+            rows = db.execute("SELECT owner, child FROM run WHERE child != '' AND code IS NULL")
+            return [
+                child
+                for owner, child in rows.fetchall()
+                if not incarnation.pid_if_alive(owner) and incarnation.pid_if_alive(child)
+            ]
 
     def runs(self, since: datetime, job: JobName | None = None) -> list[Run]:
-        """Runs since a moment, oldest first."""
+        """Runs since a moment, oldest first; of their documents only what lists show."""
         return self._select(
             "started >= ? AND (? IS NULL OR job = ?) ORDER BY started, id",
             (since.timestamp(), job, job),
+            document=_BRIEF,
         )
 
-    def last(self, job: JobName, *, ok: bool = False) -> Run | None:
-        """The newest ended run of a job; with `ok`, the newest that succeeded."""
+    def last(self, job: JobName, *, ok: bool = False, count: int = 1) -> list[Run]:
+        """The newest ended runs of a job, newest first; with `ok`, those that succeeded."""
         condition = "code = 0" if ok else "ended IS NOT NULL"
-        found = self._select(
-            f"job = ? AND {condition} ORDER BY started DESC, id DESC LIMIT 1", (job,)
+        return self._select(
+            f"job = ? AND {condition} ORDER BY started DESC, id DESC LIMIT ?", (job, count)
         )
-        return found[0] if found else None
 
     def failures(self) -> dict[tuple[str, int | None], int]:
         """How many ended runs did not succeed, by job and exit code (None: cut off)."""
@@ -133,15 +182,26 @@ class History:
         """Runs that have not ended."""
         return self._select("ended IS NULL ORDER BY started", ())
 
-    def _select(self, condition: str, values: Sequence[object]) -> list[Run]:
-        query = f"SELECT id, job, started, ended, code, document FROM run WHERE {condition}"  # noqa: S608 - conditions are literals of this module
+    def _select(
+        self, condition: str, values: Sequence[object], *, document: str = "document"
+    ) -> list[Run]:
+        query = f"SELECT id, job, started, ended, code, {document} FROM run WHERE {condition}"  # noqa: S608 - both are literals of this module
         with self._open() as db:
             return [_run(row) for row in db.execute(query, tuple(values))]
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, closing(sqlite3.connect(self._path, timeout=30)) as db, db:
-            yield db
+        try:
+            with self._lock, closing(sqlite3.connect(self._path, timeout=30)) as db, db:
+                yield db
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: Exception) -> Failed:
+        return Failed(
+            f"the job history {self._path} cannot be used: {error}",
+            hint="set schedule.state_dir to a directory that vbackup may write",
+        )
 
 
 def _run(row: tuple[Any, ...]) -> Run:

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from vbackup import incarnation
 from vbackup.config import HooksConfig, ScheduleConfig
-from vbackup.operate.history import History, JobName, Run
+from vbackup.errors import VbackupError
+from vbackup.operate import child
+from vbackup.operate.child import INTERRUPTED, Child, Ending
+from vbackup.operate.history import History, JobName, Run, outcome
 from vbackup.ports import Clock, Reporter
 from vbackup.redact import scrub
-
-STDERR_TAIL = 2_000
 
 
 def arguments(job: JobName, schedule: ScheduleConfig) -> list[str]:
@@ -58,93 +59,126 @@ class JobRunner:
         self._reporter = reporter
         self._finished = finished
         self._program = tuple(program)
-        self._children: dict[int, subprocess.Popen[bytes]] = {}
-        self._lock = threading.Lock()
+        self._children: dict[int, Child] = {}
+        self._runs = 0
+        # Reentrant: `stop` may be called by a signal handler.
+        self._lock = threading.RLock()
         self._stopping = False
 
     def run(self, job: JobName) -> Run:
-        """Run the job to its end. Never raises for a job that fails: the run says so."""
+        """Run the job to its end. Never raises for a job that fails: the run says so.
+        Raises Failed when the history cannot be written."""
+        with self._lock:
+            self._runs += 1
+        try:
+            return self._run(job)
+        finally:
+            with self._lock:
+                self._runs -= 1
+
+    def _run(self, job: JobName) -> Run:
         started = self._clock.now()
-        number = self._history.begin(job, started)
-        run = Run(number, job, started)
+        run = Run(self._history.begin(job, started), job, started)
         self._reporter.note("job starts", job=job)
-        code, document = self._hook("before", self._hooks.before, run)
+        code, document = self._before(run)
         if code == 0:
-            code, document = self._command(job)
+            code, document = self._command(run)
         run = replace(run, ended=self._clock.now(), code=code, document=document)
-        self._history.end(number, run.ended or started, code, document)
-        self._hook("after", self._hooks.after, run)
+        self._note_end(run)
+        self._after(run)
         self._tell(run)
-        self._finished(run)
+        try:
+            self._finished(run)
+        # A notification or a metrics file never undoes a job, whatever is wrong with it.
+        except Exception as error:  # noqa: BLE001
+            self._reporter.warn("what follows the job failed", job=job, reason=scrub(f"{error!r}"))
         return run
 
+    def _note_end(self, run: Run) -> None:
+        try:
+            self._history.end(run.id, run.ended or run.started, run.code or 0, run.document)
+        except VbackupError as error:
+            self._reporter.warn("the end of the job is not noted", reason=error.message)
+
     def stop(self) -> None:
-        """Ask running commands to stop; they leave everything resumable and exit with 130."""
+        """Ask running commands to stop; they leave everything resumable and exit with 130.
+        Hooks after a job still run: they undo what the hooks before it did."""
         with self._lock:
             self._stopping = True
-            for child in self._children.values():
-                child.terminate()
+            for each in self._children.values():
+                each.stop()
+
+    def kill(self) -> None:
+        """End commands that do not stop."""
+        with self._lock:
+            for each in self._children.values():
+                each.kill()
 
     def busy(self) -> bool:
-        """Whether a command is running."""
+        """Whether a job is running, its hooks and notifications included."""
         with self._lock:
-            return bool(self._children)
+            return self._runs > 0
 
-    def _command(self, job: JobName) -> tuple[int, dict[str, Any]]:
+    def _command(self, run: Run) -> tuple[int, dict[str, Any]]:
         line = [
             *self._program,
             "--json",
             "--config",
             str(self._config_path),
-            *arguments(job, self._schedule),
+            *arguments(run.job, self._schedule),
         ]
-        code, out, err = self._child(line, dict(os.environ), None)
-        return code, _document(out, err)
+        ending = self._child(line, dict(os.environ), None, run)
+        return ending.code, _document(ending)
 
-    def _hook(self, when: str, command: str | None, run: Run) -> tuple[int, dict[str, Any]]:
-        """A hook's failure before a job is the job's failure; after it, a warning."""
-        if not command:
+    def _before(self, run: Run) -> tuple[int, dict[str, Any]]:
+        """A hook's failure before a job is the job's failure."""
+        if not self._hooks.before:
             return 0, {}
-        environment = {**os.environ, **hook_environment(when, run)}
-        line = ["/bin/sh", "-c", command]
-        code, _, err = self._child(line, environment, self._hooks.timeout)
-        if code == 0:
-            return 0, {}
-        tail = _tail(err)
-        if when == "after":
+        environment = {**os.environ, **hook_environment("before", run)}
+        line = ["/bin/sh", "-c", self._hooks.before]
+        ending = self._child(line, environment, self._hooks.timeout, run)
+        if ending.code == INTERRUPTED:
+            return ending.code, _document(ending)
+        message = (
+            f"the hook before {run.job} failed with exit code {ending.code}: {_tail(ending.err)}"
+        )
+        error = {"code": 1, "name": "failed", "message": message}
+        return int(ending.code != 0), {"ok": False, "error": error}
+
+    def _after(self, run: Run) -> None:
+        """A hook's failure after a job is a warning."""
+        if not self._hooks.after:
+            return
+        environment = {**os.environ, **hook_environment("after", run)}
+        line = ["/bin/sh", "-c", self._hooks.after]
+        ending = child.run(line, environment, self._hooks.timeout, lambda _: None)
+        if ending.code != 0:
             self._reporter.warn(
-                "the hook after the job failed", job=run.job, code=code, output=tail
+                "the hook after the job failed",
+                job=run.job,
+                code=ending.code,
+                output=_tail(ending.err),
             )
-        message = f"the hook before {run.job} failed with exit code {code}: {tail}"
-        return 1, {"ok": False, "error": {"code": 1, "name": "failed", "message": message}}
 
     def _child(
-        self, line: list[str], environment: Mapping[str, str], timeout: float | None
-    ) -> tuple[int, bytes, bytes]:
-        with self._lock:
-            if self._stopping:
-                return 130, b"", b"stopped before it began"
-            child = subprocess.Popen(
-                line,
-                env=dict(environment),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                # A Ctrl-C meant for the daemon must not reach the job: the daemon decides.
-                start_new_session=True,
-            )
-            self._children[child.pid] = child
+        self, line: list[str], environment: dict[str, str], timeout: float | None, run: Run
+    ) -> Ending:
+        def started(one: Child) -> None:
+            with self._lock:
+                self._children[run.id] = one
+                if self._stopping:
+                    one.stop()
+            self._history.working(run.id, incarnation.mark(one.pid))
+
+        if self._stopping:
+            return Ending(INTERRUPTED, b"", b"stopped before it began")
         try:
-            out, err = child.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            out, err = child.communicate()
-            err += f"\nit took longer than {timeout:g} s".encode()
+            return child.run(line, environment, timeout, started)
+        except VbackupError as error:
+            return Ending(1, b"", error.message.encode())
         finally:
             with self._lock:
-                del self._children[child.pid]
-        code = child.returncode
-        return (code if code >= 0 else 128 - code), out, err
+                self._children.pop(run.id, None)
 
     def _tell(self, run: Run) -> None:
         fields = {"job": run.job, "outcome": run.outcome, "seconds": round(run.seconds, 1)}
@@ -168,18 +202,19 @@ def hook_environment(when: str, run: Run) -> dict[str, str]:
     return found
 
 
-def _document(out: bytes, err: bytes) -> dict[str, Any]:
+def _document(ending: Ending) -> dict[str, Any]:
     """The command's JSON; a command that died without one is described by its last words."""
     try:
-        found = json.loads(out)
+        found = json.loads(ending.out)
     except ValueError:
         found = None
     if isinstance(found, dict):
         return found
-    message = _tail(err) or "the command printed nothing"
-    return {"ok": False, "error": {"code": 1, "name": "failed", "message": message}}
+    message = _tail(ending.err) or "the command printed nothing"
+    error = {"code": ending.code, "name": outcome(ending.code), "message": message}
+    return {"ok": False, "error": error}
 
 
 def _tail(text: bytes) -> str:
-    lines = text[-STDERR_TAIL:].decode(errors="replace").strip().splitlines()
+    lines = text.decode(errors="replace").strip().splitlines()
     return scrub(" | ".join(lines[-3:]))

@@ -13,7 +13,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from vbackup import __version__
-from vbackup.operate.history import Run, outcome
+from vbackup.errors import Failed
+from vbackup.operate.history import JOBS, Run, outcome
 from vbackup.operate.status import Status
 
 
@@ -39,6 +40,12 @@ class StatusCollector(Collector):
 
 
 def _ages(status: Status) -> Iterator[Metric]:
+    if status.watermark_at is not None:
+        yield GaugeMetricFamily(
+            "vbackup_watermark_timestamp_seconds",
+            "The instant that the newest good backup brings back",
+            value=status.watermark_at.timestamp(),
+        )
     if status.rpo_seconds is not None:
         yield GaugeMetricFamily(
             "vbackup_rpo_seconds",
@@ -65,17 +72,22 @@ def _jobs(status: Status) -> Iterator[Metric]:
     for job, run in status.last.items():
         duration.add_metric([job], run.seconds)
         code.add_metric([job], -1 if run.code is None else run.code)
-        running.add_metric([job], float(any(one.job == job for one in status.running)))
-    for job in status.last:
-        good = [one for one in status.timeline if one.job == job and one.ok and one.ended]
-        if good and (ended := good[-1].ended):
-            success.add_metric([job], ended.timestamp())
+    for job, run in status.last_good.items():
+        success.add_metric([job], (run.ended or run.started).timestamp())
+    skipped = CounterMetricFamily(
+        "vbackup_skipped", "Times a job was due while its last run went on", labels=["job"]
+    )
+    now = {run.job for run in status.running}
+    for job in JOBS:
+        if job in now or job in status.last or job in status.scheduled:
+            running.add_metric([job], float(job in now))
+            skipped.add_metric([job], status.skipped.get(job, 0))
     failures = CounterMetricFamily(
         "vbackup_failures", "Runs that did not succeed, by exit code", labels=["job", "kind"]
     )
     for (name, ended_with), count in status.failures.items():
         failures.add_metric([name, outcome(ended_with)], count)
-    yield from (success, duration, code, running, failures)
+    yield from (success, duration, code, running, failures, skipped)
 
 
 _BACKUP = {
@@ -123,6 +135,12 @@ def exposition(status: Callable[[], Status]) -> bytes:
 
 
 def write_textfile(path: Path, status: Callable[[], Status]) -> None:
-    """For node-exporter's textfile collector; replaced atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_to_textfile(str(path), _registry(status))
+    """For node-exporter's textfile collector; replaced atomically. Raises Failed."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_to_textfile(str(path), _registry(status))
+    except OSError as error:
+        raise Failed(
+            f"the metrics file {path} cannot be written: {error.strerror}",
+            hint="set schedule.textfile to a directory that vbackup may write",
+        ) from error

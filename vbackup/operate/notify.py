@@ -9,6 +9,7 @@ import json
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from urllib.error import URLError
 
 from pydantic import SecretStr
@@ -44,13 +45,17 @@ class Notifier:
             request = urllib.request.Request(  # noqa: S310 - the URL is the operator's own
                 target, data=body, headers={"Content-Type": "application/json"}
             )
-            with urllib.request.urlopen(request, timeout=self.config.timeout) as answer:  # noqa: S310
-                answer.read()
-        except (URLError, OSError, ValueError) as error:
+            # Only the status counts: an answer that never ends is not waited for.
+            urllib.request.urlopen(request, timeout=self.config.timeout).close()  # noqa: S310
+        except (URLError, OSError) as error:
             # The path of such a URL often is the secret, so only its host is named.
-            self.reporter.warn(
-                "a notification was not delivered", to=_host(target), reason=scrub(str(error))
-            )
+            self._undelivered(_host(target), scrub(str(error)))
+        except (HTTPException, ValueError) as error:
+            # These quote the URL.
+            self._undelivered(_host(target), type(error).__name__)
+
+    def _undelivered(self, to: str, reason: str) -> None:
+        self.reporter.warn("a notification was not delivered", to=to, reason=reason)
 
     def _apprise(self, run: Run, urls: Sequence[SecretStr]) -> None:
         try:
@@ -64,7 +69,7 @@ class Notifier:
         told = message(run, self.host)
         kind = apprise.NotifyType.SUCCESS if run.ok else apprise.NotifyType.FAILURE
         if not sender.notify(title=told["title"], body=told["text"], notify_type=kind):
-            self.reporter.warn("a notification was not delivered", to="notify.urls")
+            self._undelivered("notify.urls", "Apprise could not deliver it")
 
 
 def message(run: Run, host: str) -> dict[str, str | int | float | bool]:

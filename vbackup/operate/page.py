@@ -10,12 +10,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vbackup import __version__
 from vbackup.operate.history import JOBS, JobName, Run
-from vbackup.operate.status import WEEKS, Status, watermark
+from vbackup.operate.status import Status
 from vbackup.quantity import duration, size
 
 WIDTH, ROW, CHART = 720, 22, 120
 """Pixels of the timeline's plot, of one of its rows, of the size chart's height."""
 
+WEEKS = 6
 RECENT = 15
 
 
@@ -41,8 +42,11 @@ class Bar:
     title: str
 
 
-def render(status: Status, *, title: str, refresh: int | None = None) -> str:
-    """The page. `refresh` is seconds between reloads, None for a report that stays as it is."""
+def render(
+    status: Status, timeline: Sequence[Run], *, title: str, refresh: int | None = None
+) -> str:
+    """The page. `timeline` are the runs of the last WEEKS, oldest first. `refresh` is seconds
+    between reloads, None for a report that stays as it is."""
     environment = Environment(
         loader=PackageLoader("vbackup.operate"),
         autoescape=True,
@@ -53,19 +57,19 @@ def render(status: Status, *, title: str, refresh: int | None = None) -> str:
     environment.filters["duration"] = lambda seconds: duration(seconds)
     environment.filters["moment"] = _moment
     jobs = [job for job in JOBS if job in status.scheduled or job in status.last]
-    bars = _bars([run for run in status.timeline if run.job == "backup" and run.ok])
+    bars = _bars([run for run in timeline if run.job == "backup" and run.ok])
     return environment.get_template("status.html").render(
         status=status,
         title=title,
         refresh=refresh,
         version=__version__,
-        backup_at=watermark(status.backup) if status.backup else None,
+        backup_at=status.watermark_at,
         jobs=jobs,
-        ticks=_ticks(status, jobs),
+        ticks=_ticks(status.now, timeline, jobs),
         days=_days(status.now),
         bars=bars,
-        bars_top=size(max((_number(r, "bytes_read") for r in status.timeline), default=0)),
-        recent=[run for run in reversed(status.timeline) if run.ended][:RECENT],
+        bars_top=size(max((_number(r, "bytes_read") for r in timeline), default=0)),
+        recent=[run for run in reversed(timeline) if run.ended][:RECENT],
         width=WIDTH,
         row=ROW,
         chart=CHART,
@@ -81,18 +85,28 @@ def _x(at: datetime, now: datetime) -> float:
     return round((at - start) / timedelta(weeks=WEEKS) * WIDTH, 1)
 
 
-def _ticks(status: Status, jobs: Sequence[JobName]) -> list[Tick]:
-    found: list[Tick] = []
-    for run in status.timeline:
+_KINDS = ("ok", "running", "bad")
+
+
+def _ticks(now: datetime, timeline: Sequence[Run], jobs: Sequence[JobName]) -> list[Tick]:
+    """One tick a job and column at most: a backup a minute makes no page of a hundred megabytes.
+    The worst run of a column is the one that shows."""
+    found: dict[tuple[int, int], Tick] = {}
+    for run in timeline:
         if run.job not in jobs:
             continue
-        left = _x(run.started, status.now)
-        right = _x(run.ended or status.now, status.now)
+        left = _x(run.started, now)
+        right = _x(run.ended or now, now)
         kind = "ok" if run.ok else "running" if run.ended is None else "bad"
         title = f"{run.job} {_moment(run.started)}: {run.outcome}, {duration(run.seconds)}"
-        found.append(Tick(left, jobs.index(run.job) * ROW, max(2.0, right - left), kind, title))
+        row = jobs.index(run.job) * ROW
+        tick = Tick(left, row, round(max(3.0, right - left), 1), kind, title)
+        place = (row, int(left / 2))
+        rival = found.get(place)
+        if rival is None or _KINDS.index(kind) >= _KINDS.index(rival.kind):
+            found[place] = tick
     # Failures last, so that a crowded timeline shows them on top.
-    return sorted(found, key=lambda tick: tick.kind == "bad")
+    return sorted(found.values(), key=lambda tick: tick.kind == "bad")
 
 
 def _days(now: datetime) -> list[tuple[float, str]]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from vbackup.config import ObjectiveConfig, ScheduleConfig
 from vbackup.operate.history import JOBS, History, JobName, Run
-
-WEEKS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,23 +26,38 @@ class LinkState:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What is known at `now`. Ages are None when there is nothing to be old."""
+    """What is known at `now`. Ages are None when there is nothing to be old. `last` and
+    `last_good` are the newest ended run of each job and the newest that succeeded."""
 
     now: datetime
     objective: ObjectiveConfig
     scheduled: tuple[JobName, ...]
-    backup: Run | None
-    drill: Run | None
     last: dict[JobName, Run]
+    last_good: dict[JobName, Run]
     running: tuple[Run, ...]
-    timeline: tuple[Run, ...]
     links: tuple[LinkState, ...]
     failures: dict[tuple[str, int | None], int]
+    skipped: dict[str, int]
+
+    @property
+    def backup(self) -> Run | None:
+        """The newest good backup."""
+        return self.last_good.get("backup")
+
+    @property
+    def drill(self) -> Run | None:
+        """The newest passed drill."""
+        return self.last_good.get("drill")
+
+    @property
+    def watermark_at(self) -> datetime | None:
+        """The instant that the newest good backup brings back."""
+        return watermark(self.backup) if self.backup else None
 
     @property
     def rpo_seconds(self) -> float | None:
         """What would be lost now: the age of the newest good backup's watermark."""
-        at = watermark(self.backup) if self.backup else None
+        at = self.watermark_at
         return (self.now - at).total_seconds() if at else None
 
     @property
@@ -96,19 +109,18 @@ def read_status(
     history: History, schedule: ScheduleConfig, objective: ObjectiveConfig, now: datetime
 ) -> Status:
     """The status out of the job history."""
-    last = {job: run for job in JOBS if (run := history.last(job))}
+    last = {job: run for job in JOBS for run in history.last(job)}
     scheduled = tuple(job for job in JOBS if getattr(schedule, job))
     return Status(
         now=now,
         objective=objective,
         scheduled=scheduled,
-        backup=history.last("backup", ok=True),
-        drill=history.last("drill", ok=True),
         last=last,
+        last_good={job: run for job in JOBS for run in history.last(job, ok=True)},
         running=tuple(history.running()),
-        timeline=tuple(history.runs(now - timedelta(weeks=WEEKS))),
         links=tuple(_links(last.get("reconcile"))),
         failures=history.failures(),
+        skipped=history.skipped(),
     )
 
 

@@ -99,7 +99,8 @@ def _stale(record: LeaseRecord | None, modified: datetime, now: datetime) -> boo
 def _died_here(record: LeaseRecord) -> bool:
     """Whether the holder was a process of this very machine and pid namespace that is gone."""
     place, _, started = record.process.rpartition("@")
-    return bool(place) and place == incarnation.place() and started != incarnation.started(record.pid)
+    here = bool(place) and place == incarnation.place()
+    return here and started != incarnation.started(record.pid)
 
 
 class Lease:

@@ -27,6 +27,9 @@ if os.environ.get("SEEN"):
     open(os.environ["SEEN"], "a").write(" ".join(sys.argv[1:]) + "\\n")
 sys.stdout.write(os.environ.get("ANSWER", "{}"))
 sys.stderr.write(os.environ.get("COMPLAINT", ""))
+sys.stdout.flush()
+if os.environ.get("ENDED_BY"):
+    os.kill(os.getpid(), int(os.environ["ENDED_BY"]))
 sys.exit(int(os.environ.get("CODE", "0")))
 """
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
+from vbackup import incarnation
 from vbackup.clock import SystemClock
 from vbackup.config import Config, PostgresConfig, RepositoryConfig, ScheduleConfig
 from vbackup.errors import Locked, Unreachable, Usage
-from vbackup.operate.daemon import Daemon, Keeper
+from vbackup.operate.daemon import Daemon
 from vbackup.operate.history import History, Run
+from vbackup.operate.keeper import Keeper
 
 WAIT = 30.0
 
@@ -73,6 +78,9 @@ class FakeRunner:
         self.stopped = True
         self.go_on.set()
 
+    def kill(self) -> None:
+        self.go_on.set()
+
 
 class Scene:
     def __init__(self, history: History, notes: Any) -> None:
@@ -81,6 +89,8 @@ class Scene:
         self.lease = FakeLease()
         self.runner = FakeRunner(history)
         self.load: Callable[[], Config] = lambda: config(backup="0 0 1 1 *")
+        self.take: Callable[[], FakeLease] = lambda: self.lease
+        self.publish: Callable[[], None] = lambda: None
         self.error: BaseException | None = None
 
     @contextmanager
@@ -90,9 +100,10 @@ class Scene:
             lambda: self.load(),
             lambda _: self.runner,  # type: ignore[arg-type,return-value] # a fake
             self.history,
-            Keeper(lambda: self.lease, self.notes),
+            Keeper(lambda: self.take(), self.notes),
             SystemClock(),
             self.notes,
+            lambda: self.publish(),
         )
 
         def run() -> None:
@@ -226,6 +237,140 @@ def test_reload_takes_the_new_schedule_and_keeps_the_old_one_when_it_is_broken(
         until(lambda: bool(scene.notes.warnings))
         assert daemon.config.schedule.prune is not None
     assert scene.notes.warnings[0][0] == "the old configuration stays"
+
+
+def test_a_job_of_the_old_configuration_is_stopped_too(scene: Scene) -> None:
+    missed(scene.history, "backup")
+    scene.runner.go_on.clear()
+    scene.load = lambda: config(backup="0 0 1 1 *", prune="0 0 1 1 *")
+    first = scene.runner
+    with scene.daemon(config(backup="0 0 * * *")) as daemon:
+        assert first.started.acquire(timeout=WAIT)
+        scene.runner = FakeRunner(scene.history)
+        daemon.reload()
+        until(lambda: daemon.config.schedule.prune is not None)
+    assert first.stopped
+
+
+def test_another_repository_needs_its_own_lease(scene: Scene) -> None:
+    def elsewhere() -> Config:
+        found = config(backup="0 0 1 1 *")
+        return found.model_copy(update={"repository": RepositoryConfig(url="file:///y")})
+
+    scene.load = elsewhere
+    with scene.daemon(config(backup="0 0 1 1 *")) as daemon:
+        scene.lease.released = False
+        daemon.reload()
+        until(lambda: scene.lease.released)
+    assert scene.error is None
+
+
+@pytest.mark.parametrize(
+    ("codes", "again"), [((130,), True), ((None,), True), ((None, None), False), ((0,), False)]
+)
+def test_a_run_that_a_stop_ended_is_run_again_but_not_for_ever(
+    scene: Scene, codes: Any, again: bool
+) -> None:
+    now = SystemClock().now()
+    for number, code in enumerate(codes):
+        at = now + timedelta(seconds=number)
+        run = scene.history.begin("backup", at)
+        scene.history.end(run, at, code, {})
+    with scene.daemon(config(backup="0 0 1 1 *", prune="0 0 1 1 *")) as daemon:
+        until(lambda: any(note == "scheduled" for note, _ in scene.notes.notes))
+        assert daemon.working()
+        until(daemon._scheduler.get_jobs)
+        if again:
+            assert scene.runner.started.acquire(timeout=WAIT)
+    assert scene.runner.jobs == (["backup"] if again else [])
+
+
+def test_a_job_that_is_due_while_it_runs_is_noted(scene: Scene) -> None:
+    missed(scene.history, "backup")
+    scene.runner.go_on.clear()
+    with scene.daemon(config(backup="0 0 * * *")) as daemon:
+        assert scene.runner.started.acquire(timeout=WAIT)
+        daemon._scheduler.modify_job("backup", next_run_time=SystemClock().now())
+        until(lambda: scene.history.skipped() == {"backup": 1})
+    assert scene.runner.jobs == ["backup"]
+    assert any("still goes on" in event for event, _ in scene.notes.warnings)
+
+
+def test_a_bug_in_a_job_is_said_and_the_daemon_stays(scene: Scene) -> None:
+    missed(scene.history, "backup")
+
+    def broken(_job: Any) -> Run:
+        raise RuntimeError("a bug")
+
+    scene.runner.run = broken  # type: ignore[method-assign]
+    with scene.daemon(config(backup="0 0 * * *")) as daemon:
+        until(lambda: bool(scene.notes.warnings))
+        assert daemon.working()
+    assert "a bug" in str(scene.notes.warnings[0])
+
+
+def test_a_daemon_that_starts_before_the_network_stays(scene: Scene) -> None:
+    takes: list[Any] = [Unreachable("no route"), scene.lease]
+    missed(scene.history, "backup")
+
+    def take() -> FakeLease:
+        found = takes.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found  # type: ignore[no-any-return]
+
+    scene.take = take
+    with scene.daemon(config(backup="0 0 * * *")):
+        assert scene.runner.started.acquire(timeout=WAIT)
+    assert takes == []
+    assert scene.lease.released
+
+
+def test_metrics_are_published_while_nothing_runs(scene: Scene) -> None:
+    published = threading.Event()
+    scene.publish = published.set
+    with scene.daemon(config(backup="0 0 1 1 *")):
+        assert published.wait(WAIT)
+
+
+def test_commands_of_a_killed_daemon_are_waited_for_then_killed(
+    scene: Scene, tmp_path: Path
+) -> None:
+    """Two lanes ask for a lost lease at once, in the other test; here the last daemon died."""
+    with subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True
+    ) as orphan:
+        dead = History(scene.history._path, owner="1@0@elsewhere")
+        dead.working(dead.begin("backup", SystemClock().now()), incarnation.mark(orphan.pid))
+        with scene.daemon(config(backup="0 0 1 1 *")):
+            until(lambda: orphan.poll() is not None)
+            until(lambda: scene.history.running() == [])
+    assert [event for event, _ in scene.notes.warnings] == [
+        "a command of the last daemon did not end",
+        "runs were cut off by the last stop",
+    ]
+
+
+def test_two_lanes_take_a_lost_lease_back_once(notes: Any) -> None:
+    taken: list[FakeLease] = []
+
+    def take() -> FakeLease:
+        if any(not one.released for one in taken):
+            raise Locked("held by ourselves")
+        taken.append(FakeLease())
+        return taken[-1]
+
+    keeper = Keeper(take, notes)
+    keeper.hold()
+    taken[0].error = Locked("it could not be renewed")
+    found: list[bool] = []
+    threads = [threading.Thread(target=lambda: found.append(keeper.still_ours())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT)
+    assert found == [True] * 8
+    assert len(taken) == 2
 
 
 def test_nothing_scheduled_is_a_usage_error(scene: Scene) -> None:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import select
+import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from vbackup import incarnation
 from vbackup.config import HooksConfig, ScheduleConfig
+from vbackup.errors import Failed
 from vbackup.operate.history import History, Run
 from vbackup.operate.jobs import JobRunner, arguments
 
@@ -26,7 +34,7 @@ def test_the_commands_document_and_code_become_the_run(
     run = make_runner().run("backup")
 
     assert (run.code, run.outcome, run.document["id"]) == (3, "findings", "b1")
-    assert history.last("backup") == run
+    assert history.last("backup") == [run]
     assert ended == [run]
 
 
@@ -88,6 +96,110 @@ def test_a_failing_hook_after_is_a_warning(make_runner: Make, notes: Any) -> Non
 def test_a_hook_that_hangs_is_ended(make_runner: Make) -> None:
     run = make_runner(HooksConfig(before="exec sleep 600", timeout=0.2)).run("backup")
     assert "longer than 0.2 s" in run.error
+
+
+def test_a_hook_that_hangs_is_ended_with_what_it_started(make_runner: Make) -> None:
+    run = make_runner(HooksConfig(before="sleep 600 | cat", timeout=0.2)).run("backup")
+    assert "longer than 0.2 s" in run.error
+
+
+def test_a_command_ended_by_a_signal_says_so(
+    make_runner: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENDED_BY", "9")
+    monkeypatch.setenv("ANSWER", "")
+    run = make_runner().run("backup")
+    assert (run.code, run.outcome) == (137, "signal 9")
+    assert "ended by signal 9" in run.error
+
+
+def test_a_program_that_cannot_be_started_is_a_failed_run(
+    make_runner: Make, history: History
+) -> None:
+    runner = make_runner()
+    runner._program = ("/nowhere/vbackup",)
+    run = runner.run("backup")
+    assert "/nowhere/vbackup could not be started" in run.error
+    assert history.running() == []
+
+
+def test_what_follows_a_job_never_undoes_it(
+    make_runner: Make, monkeypatch: pytest.MonkeyPatch, notes: Any
+) -> None:
+    def broken(_run: Run) -> None:
+        raise RuntimeError("a notification plugin with a bug")
+
+    runner = make_runner()
+    runner._finished = broken
+    assert runner.run("backup").ok
+    assert notes.warnings[0][0] == "what follows the job failed"
+
+
+def test_a_history_that_cannot_be_written_at_the_end_is_a_warning(
+    make_runner: Make, monkeypatch: pytest.MonkeyPatch, notes: Any, history: History
+) -> None:
+    def full(*_: object) -> None:
+        raise Failed("the disk is full")
+
+    runner = make_runner()
+    monkeypatch.setattr(history, "end", full)
+    assert runner.run("backup").ok
+    monkeypatch.undo()
+    assert notes.warnings[0][0] == "the end of the job is not noted"
+    # The next run of the job shows that this one is over.
+    runner.run("backup")
+    assert history.running() == []
+
+
+def test_the_hook_after_runs_also_when_the_job_was_stopped(
+    make_runner: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told = tmp_path / "told"
+    runner = make_runner(HooksConfig(after=f'echo "$VBACKUP_OUTCOME" > {told}'))
+    runner.stop()
+    assert runner.run("backup").outcome == "interrupted"
+    assert told.read_text() == "interrupted\n"
+
+
+def test_the_command_is_on_record_while_it_runs(
+    make_runner: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, history: History
+) -> None:
+    waiting = tmp_path / "waiting"
+    monkeypatch.setenv("WAIT", str(waiting))
+    runner = make_runner()
+    thread = threading.Thread(target=lambda: runner.run("backup"))
+    thread.start()
+    tick = threading.Event()
+    while not waiting.exists():
+        tick.wait(0.01)
+    assert history.orphans() == []  # this process watches it
+    history._owner = "another"
+    with closing(sqlite3.connect(history._path)) as db, db:
+        db.execute("UPDATE run SET owner = '1@0@elsewhere'")
+    orphans = history.orphans()
+    runner.kill()
+    thread.join()
+    assert len(orphans) == 1
+    assert incarnation.pid_if_alive(orphans[0]) is None
+
+
+def test_a_command_does_not_outlive_its_daemon() -> None:
+    """The daemon is a process of its own here: it starts a job and is killed."""
+    job = "from vbackup.cli.job import follow; import os, sys, signal; follow(int(sys.argv[1]))"
+    job += "; print(os.getpid(), flush=True); signal.pause()"
+    daemon = (
+        "import subprocess, sys, os, signal;"
+        f"subprocess.Popen([sys.executable, '-c', {job!r}, str(os.getpid())]);"
+        "signal.pause()"
+    )
+    with subprocess.Popen([sys.executable, "-c", daemon], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        pid = int(process.stdout.readline())
+        handle = os.pidfd_open(pid)
+        process.kill()
+        ended, _, _ = select.select([handle], [], [], 30)
+        os.close(handle)
+    assert ended
 
 
 def test_stopping_ends_the_running_command_as_an_interruption(

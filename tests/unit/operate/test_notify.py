@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -82,6 +83,30 @@ def test_what_cannot_be_delivered_is_a_warning_without_secrets(
     event, fields = notes.warnings[0]
     assert event == "a notification was not delivered"
     assert "secret-token" not in str(fields)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:secret-token/x", "secret-token", "http://a b/"])
+def test_urls_that_are_none_are_a_warning_without_secrets(notes: Any, url: str) -> None:
+    notifier(notes, webhook=SecretStr(url)).tell(BAD)
+    assert notes.warnings[0][0] == "a notification was not delivered"
+    assert "secret-token" not in str(notes.warnings[0][1]["reason"])
+
+
+def test_a_listener_that_talks_nonsense_is_a_warning(notes: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"nonsense\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/secret-token"
+        notifier(notes, ping=SecretStr(url)).tell(GOOD)
+        thread.join()
+    assert notes.warnings[0][1]["reason"] == "BadStatusLine"
 
 
 def test_apprise_urls_without_apprise_are_a_warning(

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import socket
+import sqlite3
+import struct
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -11,7 +17,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from vbackup.config import ObjectiveConfig, ScheduleConfig
-from vbackup.errors import Usage
+from vbackup.errors import Failed, Usage
 from vbackup.operate.history import KEPT, History
 from vbackup.operate.metrics import exposition, write_textfile
 from vbackup.operate.page import render
@@ -40,6 +46,26 @@ def backup(history: History, ago: timedelta, code: int = 0, **more: Any) -> None
         **numbers,
         **more,
     )
+
+
+class Site:
+    """What is served; a test may break it."""
+
+    def __init__(self, history: History) -> None:
+        self.history = history
+        self.error: Exception | None = None
+        self.works = True
+
+    def status(self) -> Status:
+        if self.error:
+            raise self.error
+        return status(self.history)
+
+    def page(self) -> str:
+        return render(self.status(), self.history.runs(NOW - timedelta(weeks=6)), title="x")
+
+    def working(self) -> bool:
+        return self.works
 
 
 def status(history: History) -> Status:
@@ -90,12 +116,15 @@ def test_an_old_backup_is_not_protection(history: History) -> None:
     assert "the newest good backup is older than the objective" in status(history).problems
 
 
-def test_runs_cut_off_by_a_crash_are_closed_and_counted(history: History) -> None:
-    history.begin("backup", NOW - timedelta(hours=1))
-    assert [run.outcome for run in history.running()] == ["running"]
+def test_runs_cut_off_by_a_crash_are_closed_and_counted(history: History, tmp_path: Path) -> None:
+    dead = History(tmp_path / "state" / "history.sqlite", owner="1@0@elsewhere")
+    dead.begin("backup", NOW - timedelta(hours=1))
+    history.begin("prune", NOW)
+    assert [run.outcome for run in history.running()] == ["running", "running"]
     assert history.close_open(NOW) == 1
     assert history.failures() == {("backup", None): 1}
     assert status(history).problems[-1] == "the last backup failed: cut off"
+    assert [run.job for run in history.running()] == ["prune"]
 
 
 def test_history_forgets_what_is_very_old(history: History) -> None:
@@ -124,7 +153,7 @@ def test_metrics_say_the_same(good: History, tmp_path: Any) -> None:
 
 def test_the_page_needs_nothing_from_outside_and_escapes(good: History) -> None:
     ran(good, "prune", timedelta(0), 1, error={"message": "<script>alert(1)</script>"})
-    page = render(status(good), title="s3://bucket/<b>")
+    page = render(status(good), good.runs(NOW - timedelta(weeks=6)), title="s3://bucket/<b>")
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     assert "Not protected" in page
@@ -136,8 +165,8 @@ def test_the_page_needs_nothing_from_outside_and_escapes(good: History) -> None:
 
 
 @pytest.fixture
-def server(good: History) -> Iterator[str]:
-    running = StatusServer("127.0.0.1:0", lambda: status(good), "s3://bucket")
+def server(good: History, notes: Any) -> Iterator[str]:
+    running = StatusServer("127.0.0.1:0", Site(good), notes)
     yield f"http://{running.address}"
     running.close()
 
@@ -164,9 +193,101 @@ def test_the_server_is_read_only_and_knows_no_other_page(server: str) -> None:
         urlopen(Request(server, method="POST", data=b"x"), timeout=10)
 
 
-def test_a_taken_port_is_a_usage_error(server: str) -> None:
+def test_a_taken_port_is_a_usage_error(server: str, good: History, notes: Any) -> None:
     with pytest.raises(Usage, match="cannot listen"):
-        StatusServer(server.removeprefix("http://"), lambda: None, "x")  # type: ignore[arg-type,return-value]
+        StatusServer(server.removeprefix("http://"), Site(good), notes)
+
+
+def test_ipv6_is_listened_on(good: History, notes: Any) -> None:
+    try:
+        running = StatusServer("[::1]:0", Site(good), notes)
+    except Usage as error:
+        pytest.skip(f"no IPv6 here: {error.message}")
+    try:
+        with urlopen(f"http://{running.address}/healthz", timeout=10) as answer:
+            assert answer.status == 200
+    finally:
+        running.close()
+
+
+def test_a_silent_client_keeps_nobody_waiting(server: str) -> None:
+    host, port = server.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as silent:
+        silent.sendall(b"GET /metrics HTTP/1.0\r\n")
+        with urlopen(f"{server}/healthz", timeout=10) as answer:
+            assert answer.status == 200
+
+
+def test_a_client_that_hangs_up_leaves_no_traceback(
+    server: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    host, port = server.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as rude:
+        rude.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        rude.sendall(b"GET / HTTP/1.0\r\n")
+    with urlopen(f"{server}/healthz", timeout=10):
+        pass
+    assert capfd.readouterr().err == ""
+
+
+def test_an_unreadable_history_and_a_stuck_daemon_are_unhealthy(good: History, notes: Any) -> None:
+    site = Site(good)
+    running = StatusServer("127.0.0.1:0", site, notes)
+    try:
+        site.works = False
+        with pytest.raises(HTTPError, match="503"):
+            urlopen(f"http://{running.address}/healthz", timeout=10)
+        site.error = Failed("the job history cannot be used")
+        with pytest.raises(HTTPError, match="503") as found:
+            urlopen(f"http://{running.address}/metrics", timeout=10)
+        assert b"history cannot be used" in found.value.read()
+        site.error = ZeroDivisionError("a bug")
+        with pytest.raises(HTTPError, match="500"):
+            urlopen(f"http://{running.address}/", timeout=10)
+    finally:
+        running.close()
+    assert notes.warnings[-1][0] == "a page could not be made"
+
+
+def test_a_metrics_file_that_cannot_be_written_is_said(good: History, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Failed, match="metrics file"):
+        write_textfile(tmp_path / "file" / "vbackup.prom", lambda: status(good))
+
+
+def test_a_job_that_runs_for_the_first_time_is_running(history: History) -> None:
+    history.begin("backup", NOW)
+    lines = exposition(lambda: status(history)).decode().splitlines()
+    assert 'vbackup_job_running{job="backup"} 1.0' in lines
+    assert 'vbackup_job_running{job="drill"} 0.0' in lines
+
+
+def test_a_success_of_long_ago_is_remembered(history: History) -> None:
+    ran(history, "drill", timedelta(days=90), 0)
+    lines = exposition(lambda: status(history)).decode()
+    value = lines.split('vbackup_last_success_timestamp_seconds{job="drill"} ')[1].split()[0]
+    assert float(value) == (NOW - timedelta(days=90) + timedelta(seconds=90)).timestamp()
+
+
+def test_a_job_that_did_not_start_is_counted(history: History) -> None:
+    history.skip("backup", NOW)
+    lines = exposition(lambda: status(history)).decode().splitlines()
+    assert 'vbackup_skipped_total{job="backup"} 1.0' in lines
+    assert 'vbackup_skipped_total{job="drill"} 0.0' in lines
+
+
+def test_thousands_of_runs_make_a_page_of_bounded_size(history: History) -> None:
+    with closing(sqlite3.connect(history._path)) as db, db:
+        db.executemany(
+            "INSERT INTO run (job, started, ended, code, document) VALUES (?, ?, ?, 0, ?)",
+            [
+                ("backup", at, at + 9, json.dumps({"id": "b", "links": ["x" * 500]}))
+                for at in (NOW.timestamp() - 60 * back for back in range(20_000))
+            ],
+        )
+    runs = history.runs(NOW - timedelta(weeks=6))
+    assert runs[0].document == {"id": "b"}
+    assert len(render(status(history), runs, title="x")) < 200_000
 
 
 @pytest.mark.parametrize("listen", ["9187", "host:", "host:http", "host:99999"])

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from tests.faults import Fault, FaultyStore
+from vbackup import incarnation
 from vbackup.errors import Locked, Unreachable
 from vbackup.repository import lease
 
@@ -97,7 +98,7 @@ def test_a_dead_process_of_this_machine_holds_nothing(store: Any, clock: Any) ->
     held.release()
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     assert child.stdin is not None
-    started = lease._started(child.pid)
+    started = incarnation.started(child.pid)
     place = held.record.process.rpartition("@")[0]
     put(store, replace(held.record, owner="child", pid=child.pid, process=f"{place}@{started}"))
     with pytest.raises(Locked, match=str(child.pid)):
