@@ -66,6 +66,10 @@ def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
 Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
 Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
 ConfigPath = Annotated[Path, AfterValidator(_beside_the_file)]
+Memory = Annotated[
+    int | None, BeforeValidator(lambda value: None if value == "auto" else parse_size(value))
+]
+"""Bytes, or None for "auto"."""
 OneOrMany = Annotated[
     tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)
 ]
@@ -84,6 +88,7 @@ class PostgresConfig(Section):
     bin_dir: ConfigPath | None = None
     connect_timeout: Duration = 10.0
     large_table: Size = 256 * 1024**2
+    maintenance_work_mem: Memory = None
 
 
 class QdrantConfig(Section):
@@ -215,22 +220,72 @@ class PointConfig(Section):
         return path
 
 
+class LinkVectorsConfig(Section):
+    """Vectors that pgvector keeps: in a column of the rows' table, or in a table of their own."""
+
+    column: str = Field(min_length=1)
+    dimensions: int | None = Field(None, ge=1)
+    table: str | None = None
+    key: OneOrMany = ()
+    version: str | None = None
+    where: str | None = None
+
+    @model_validator(mode="after")
+    def _table_with_key(self) -> LinkVectorsConfig:
+        if bool(self.table) != bool(self.key):
+            raise ValueError("table and key go together: the columns that hold the row's key")
+        if self.where and not self.table:
+            raise ValueError("where is for a table of vectors; rows have a where of their own")
+        return self
+
+
 class LinkConfig(Section):
     name: str = Field(min_length=1)
     collection: str = Field(min_length=1)
     rows: tuple[RowsConfig, ...] = Field(min_length=1)
     point: PointConfig = PointConfig()
     not_live: Literal["delete", "keep"] = "delete"
+    vectors: LinkVectorsConfig | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _vectors_are_named_after_their_table(cls, values: object) -> object:
+        """Vectors in the database need no name of a collection."""
+        if not isinstance(values, dict) or "collection" in values or not values.get("vectors"):
+            return values
+        table = _value(values["vectors"], "table") or _table_of(values.get("rows"))
+        return {**values, "collection": table} if table else values
 
     @model_validator(mode="after")
     def _as_many_keys_as_references(self) -> LinkConfig:
-        parts = len(self.point.ref)
+        name, parts = "point.ref", len(self.point.ref)
+        if self.vectors:
+            self._fits_vectors()
+            name, parts = "vectors.key", len(self.vectors.key)
         for number, rows in enumerate(self.rows):
-            if rows.key and len(rows.key) != parts:
+            if rows.key and parts and len(rows.key) != parts:
                 raise ValueError(
-                    f"rows[{number}].key has {len(rows.key)} part(s), point.ref has {parts}"
+                    f"rows[{number}].key has {len(rows.key)} part(s), {name} has {parts}"
                 )
         return self
+
+    def _fits_vectors(self) -> None:
+        stray = self.point.model_fields_set - {"cardinality"}
+        if stray:
+            raise ValueError(f"vectors have no point.{min(stray)}: vectors says whose they are")
+        if self.vectors and not self.vectors.table and not all(rows.table for rows in self.rows):
+            raise ValueError("vectors needs table and key where rows come from sql")
+
+
+def _value(section: object, name: str) -> object:
+    """A value of a section that is a mapping, or parsed already."""
+    return section.get(name) if isinstance(section, dict) else getattr(section, name, None)
+
+
+def _table_of(rows: object) -> object:
+    """The table of the first row source that has one."""
+    sources = rows if isinstance(rows, (list, tuple)) else ()
+    return next((table for source in sources if (table := _value(source, "table"))), None)
 
 
 class RedisConfig(Section):

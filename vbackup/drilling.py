@@ -17,6 +17,7 @@ from vbackup.postgres.blame import lacking
 from vbackup.postgres.question import ask, conninfo
 from vbackup.postgres.roles import create_roles
 from vbackup.postgres.target import PostgresTarget
+from vbackup.postgres.vectors import PgvectorPoints
 from vbackup.sandbox import shell
 from vbackup.sandbox.ledger import remove_tree
 from vbackup.sandbox.nearest import nearest_postgres, nearest_qdrant
@@ -136,6 +137,7 @@ class _Grounds:
             servers=servers,
             differs=tuple(_differences(manifest, servers)),
             disposable=disposable,
+            vectors=PgvectorPoints,
         )
 
     def _searchable(

@@ -71,8 +71,25 @@ def _cross_checks(values: Mapping[str, Any]) -> Iterator[Mistake]:
     engine = vectors.get("engine") if isinstance(vectors, dict) else None
     if "qdrant" not in values and engine != "pgvector":
         yield Mistake("qdrant", "missing section [qdrant]")
+    yield from _vector_checks(values, pgvector=engine == "pgvector")
     yield from _passphrase_check(values.get("repository"))
     yield from _duplicate_links(values.get("link"))
+
+
+def _vector_checks(values: Mapping[str, Any], *, pgvector: bool) -> Iterator[Mistake]:
+    """Points are in Qdrant, or vectors are in the database: one of them."""
+    if pgvector and "qdrant" in values:
+        yield Mistake("qdrant", 'vectors.engine is "pgvector": remove this section')
+    links = values.get("link")
+    for number, link in enumerate(links if isinstance(links, list) else []):
+        if not isinstance(link, dict) or pgvector == ("vectors" in link):
+            continue
+        reason = (
+            'missing: vectors.engine is "pgvector"; name the column of the vectors'
+            if pgvector
+            else 'is for vectors.engine = "pgvector"'
+        )
+        yield Mistake(f"link[{number}].vectors", reason)
 
 
 def _passphrase_check(repository: object) -> Iterator[Mistake]:

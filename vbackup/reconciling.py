@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from vbackup import wiring
-from vbackup.errors import Usage
+from vbackup.errors import Refused
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,12 +29,15 @@ def live_pair(
     """What compares the live pair. Raises Unreachable, NotFound, Refused."""
     from vbackup.engine.reconcile import Reconcile, live_rows
 
-    patterns = config.qdrant.patterns if config.qdrant else ()
+    if config.qdrant is None:
+        with _vectors(config, reporter, clock, options) as pair:
+            yield pair
+        return
     with (
         closing(wiring.record_source(config, clock)) as records,
         closing(wiring.point_source(config, clock)) as points,
     ):
-        facts = points.facts(patterns)
+        facts = points.facts(config.qdrant.patterns)
         yield Reconcile(
             links=wiring.links(config),
             ignore=config.ignore,
@@ -44,6 +47,31 @@ def live_pair(
             options=options,
             reporter=reporter,
             clock=clock,
+        )
+
+
+@contextmanager
+def _vectors(
+    config: Config, reporter: Reporter, clock: Clock, options: ReconcileOptions
+) -> Iterator[Reconcile]:
+    """What compares rows with the vectors that pgvector keeps beside them."""
+    from vbackup.engine.links import vector_collections
+    from vbackup.engine.reconcile import Reconcile
+    from vbackup.engine.vectors import VectorPair
+
+    links = wiring.links(config)
+    with closing(wiring.record_source(config, clock)) as records:
+        pair = VectorPair(records, wiring.vectors(), links)
+        yield Reconcile(
+            links=links,
+            ignore=config.ignore,
+            open_rows=pair.open_rows,
+            points=pair,
+            names=vector_collections(links),
+            options=options,
+            reporter=reporter,
+            clock=clock,
+            noticed=pair.warnings,
         )
 
 
@@ -63,7 +91,10 @@ def repairer(
     from vbackup.qdrant.edit import LiveEditor
 
     if config.qdrant is None:
-        raise Usage("there is no [qdrant] section: nothing to repair")
+        raise Refused(
+            "rows and their vectors are in one database: vbackup never changes rows",
+            hint="vbackup reconcile --output FILE writes the findings; let the application act",
+        )
     with (
         closing(wiring.record_source(config, clock)) as records,
         closing(wiring.point_source(config, clock)) as points,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vbackup.engine.switch import Switch
     from vbackup.model.link import Link
     from vbackup.model.manifest import Strategy
+    from vbackup.engine.vectors import OpenVectors
     from vbackup.ports import Clock, ObjectStore, RecordTarget, Reporter
     from vbackup.postgres.source import PostgresSource
     from vbackup.qdrant.source import QdrantSource
@@ -144,6 +145,13 @@ def point_target(
 
 def links(config: Config) -> tuple[Link, ...]:
     """The links of a configuration."""
+def vectors() -> OpenVectors:
+    """What reads the vectors that pgvector keeps in a database."""
+    from vbackup.postgres.vectors import PgvectorPoints
+
+    return PgvectorPoints
+
+
     from vbackup.engine.links import links_of
 
     return links_of(config)
@@ -171,7 +179,7 @@ def backup(
         if cache:
             stack.callback(cache.close)
         return Backup(
-            pair=Pair(records, points, cache),
+            pair=Pair(records, points, cache, vectors()),
             repository=open_repository(config.repository, clock),
             links=links(config),
             ignore=config.ignore,
@@ -196,6 +204,8 @@ def restorer(
 
     settle = config.qdrant.recover_timeout if config.qdrant else 0.0
     with ExitStack() as stack:
+    if only == "qdrant" and config.qdrant is None:
+        raise Usage("there is no [qdrant] section: nothing to restore with --only qdrant")
         points = None
         if only != "postgres" and config.qdrant is not None:
             points = stack.enter_context(closing(point_target(config, url, clock)))
@@ -212,6 +222,7 @@ def restorer(
             cache=cache,
         )
 
+            vectors=vectors(),
 
 def redis_cache(config: Config) -> RedisCache | None:
     """The cache beside the pair; None without a `[redis]` section. Nothing is contacted yet."""

@@ -35,6 +35,7 @@ SECTIONS = [
     ("link", "## `[[link]]`"),
     ("link.rows", "### `rows`"),
     ("link.point", "### `point`"),
+    ("link.vectors", "### `vectors`"),
     ("redis", "## `[redis]`"),
     ("schedule", "## `[schedule]`"),
     ("drill", "## `[drill]`"),
@@ -155,7 +156,7 @@ def model_of(path: str) -> type[BaseModel]:
 def own_keys(path: str) -> set[str]:
     """The keys of a section that are values, not sections of their own."""
     model = model_of(path)
-    nested = {"rows", "point"} if path == "link" else set()
+    nested = {"rows", "point", "vectors"} if path == "link" else set()
     return {k for k in model.model_fields if section_model(model, k) is None or k in nested}
 
 

@@ -17,7 +17,7 @@ from vbackup.cli.evidence import Evidence
 from vbackup.cli.output import emit
 from vbackup.cli.repairing import REPAIRABLE, Repaired, asked_kinds, repair, unrepaired
 from vbackup.cli.session import Session
-from vbackup.errors import Findings, Usage
+from vbackup.errors import Findings, Refused, Usage
 from vbackup.reconciling import live_pair, stored_pair
 from vbackup.wiring import open_repository
 
@@ -78,6 +78,11 @@ def command(session: Session, /, **given: Any) -> None:
     asked = Asked(**given)
     if asked.repair and asked.backup:
         raise Usage("--repair is for the live pair, --backup is not")
+    if asked.repair and session.config.qdrant is None:
+        raise Refused(
+            "--repair deletes points of Qdrant; vectors in the database are the application's rows",
+            hint="vbackup reconcile --output FILE --reembed FILE says what to do",
+        )
     if asked.repair:
         _repair(session, asked)
         return

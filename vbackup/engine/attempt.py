@@ -21,6 +21,7 @@ from vbackup.engine.cuts import ShardCuts, follow
 from vbackup.engine.links import Target
 from vbackup.engine.patchfile import PatchFile
 from vbackup.engine.stopping import StopSwitch
+from vbackup.engine.vectors import OpenVectors, VectorAuthority
 from vbackup.engine.watermark import Chosen, WatermarkOptions, WatermarkSearch
 from vbackup.errors import VbackupError
 from vbackup.model.finding import LinkReport
@@ -62,12 +63,13 @@ class BackupOptions:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The live stores. `points` is None for PostgreSQL alone (pgvector); `cache` is there when
-    its keys are to be kept."""
+    """The live stores. `points` is None for PostgreSQL alone (pgvector), where `vectors` reads
+    what links say of vectors; `cache` is there when its keys are to be kept."""
 
     records: RecordSource
     points: PointSource | None
     cache: Cache | None = None
+    vectors: OpenVectors | None = None
 
 
 class ShardLost(VbackupError):
@@ -136,7 +138,7 @@ class Attempt:
                     _cancel(shards)
                     _cancel(dumps)
                     raise
-            self.record = describe.watermark(chosen, targets)
+            self.record = describe.watermark(chosen, targets, alone=self._store is None)
             self.postgres = describe.postgres(self._pair.records, dumped)
             self.qdrant = describe.qdrant(self._store, stored) if self._store else None
             self._store_comparison(authority, patch)
@@ -209,7 +211,9 @@ class Attempt:
             artifact = self._writer.add(f"postgres/{dump.name}", stream, step=step)
         return DumpArtifact(dump.kind, artifact, dump.table, dump.rows_estimate)
 
-    def _store_comparison(self, authority: Authority | None, patch: PatchFile) -> None:
+    def _store_comparison(
+        self, authority: Authority | VectorAuthority | None, patch: PatchFile
+    ) -> None:
         """What the comparison under the watermark gave: the patch and the row listings."""
         artifact: Artifact | None = None
         if not patch.empty:
@@ -250,10 +254,12 @@ class Attempt:
         patch: PatchFile,
         targets: Sequence[Target],
         dumps: Sequence[Future[DumpArtifact]],
-    ) -> Authority | None:
+    ) -> Authority | VectorAuthority | None:
         """The authority: every linked row under the watermark against the shard snapshots."""
-        if not self._pair.points or not targets:
+        if not targets:
             return None
+        if not self._pair.points:
+            return self._compare_vectors(chosen, patch, targets)
         for spool in cuts.spools:
             spool.done.wait()
         if (lost := cuts.lost()) and lost.error:
@@ -276,6 +282,21 @@ class Attempt:
             for dump in dumps:
                 dump.exception()
             authority.retry(targets)
+        return authority
+
+    def _compare_vectors(
+        self, chosen: Chosen, patch: PatchFile, targets: Sequence[Target]
+    ) -> VectorAuthority | None:
+        """Rows and vectors are in one database: the watermark itself shows both."""
+        if not self._pair.vectors:
+            return None
+        vectors = self._pair.vectors(chosen.watermark, [target.link for target in targets])
+        authority = VectorAuthority(chosen.watermark, vectors, patch, self._directory)
+        for target in targets:
+            with self._reporter.step(f"compare {target.link.name}", unit="items") as step:
+                report = authority.run(target, step)
+            self.reports.append(report)
+            self.warnings += [f"link {report.name!r}: {text}" for text in report.warnings]
         return authority
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import vbackup
 from vbackup.engine.attempt import Attempt, BackupOptions, Pair, ShardLost
-from vbackup.engine.links import Target, resolve
+from vbackup.engine.links import Target, resolve, vector_collections
 from vbackup.model.finding import LinkReport
 from vbackup.model.link import Link
 from vbackup.model.manifest import Manifest, Statistics
@@ -99,7 +99,8 @@ class Backup:
         raise RuntimeError("no attempt was made")
 
     def _resolve(self, attempt: Attempt) -> list[Target]:
-        resolution = resolve(self.links, self.ignore, attempt.collection_names())
+        known = attempt.collection_names() if self.pair.points else vector_collections(self.links)
+        resolution = resolve(self.links, self.ignore, known)
         for warning in resolution.warnings:
             self.reporter.warn(warning)
         attempt.warnings.extend(resolution.warnings)

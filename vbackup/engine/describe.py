@@ -18,15 +18,17 @@ from vbackup.model.manifest import (
 from vbackup.ports import PointStoreFacts, RecordSource
 
 
-def watermark(chosen: Chosen, targets: Sequence[Target]) -> WatermarkRecord:
-    """The chosen snapshot, and how exact the pair is at it (docs/guarantees.md)."""
+def watermark(chosen: Chosen, targets: Sequence[Target], *, alone: bool = False) -> WatermarkRecord:
+    """The chosen snapshot, and how exact the pair is at it (docs/guarantees.md).
+
+    `alone`: there is no other store whose state could be another than the snapshot's."""
     return WatermarkRecord(
         strategy=chosen.strategy,
         snapshot=chosen.watermark.snapshot,
         lsn=chosen.watermark.lsn,
         at=chosen.watermark.at,
         writers_paused_ms=chosen.paused_ms,
-        exactness=_exactness(targets),
+        exactness="exact" if alone else _exactness(targets),
         base=chosen.base,
         lead_in_seconds=chosen.lead_in,
         candidates=chosen.candidates,

@@ -19,6 +19,7 @@ from vbackup.config import DrillCheckConfig
 from vbackup.engine.drillcheck import Ask, Nearest, NotHere, Restored, RunCommand, Wrong
 from vbackup.engine.restore import Restore, RestoreResult, RestoreSettings
 from vbackup.engine.restoreplan import RestoreOptions, RestorePlan, plan_restore
+from vbackup.engine.vectors import OpenVectors
 from vbackup.engine.verdicts import link_verdicts
 from vbackup.errors import Damaged, Denied, Failed, NotFound, Refused, Unreachable, VbackupError
 from vbackup.model.manifest import Manifest
@@ -48,6 +49,7 @@ class Ground:
     work_dir: Path
     servers: dict[str, str]
     differs: tuple[str, ...] = ()
+    vectors: OpenVectors | None = None
     disposable: bool = False
 
 
@@ -173,6 +175,7 @@ class Drill:
             settings=RestoreSettings(ground.work_dir),
             reporter=self.reporter,
             clock=self.clock,
+            vectors=ground.vectors,
         )
 
     def _roles(self, ground: Ground, manifest: Manifest) -> None:

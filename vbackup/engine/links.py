@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from vbackup.config import PAYLOAD, Config, LinkConfig
 from vbackup.errors import Usage
-from vbackup.model.link import Link, PayloadPath, RowSource
+from vbackup.model.link import Link, PayloadPath, RowSource, VectorSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +61,17 @@ def _link(entry: LinkConfig) -> Link:
         must_not=dict(point.must_not),
         tenant=_path(point.tenant) if point.tenant else None,
         not_live=entry.not_live,
+        vectors=VectorSource(**entry.vectors.model_dump()) if entry.vectors else None,
     )
 
 
 def _path(text: str) -> PayloadPath:
     return PayloadPath.parse(text.removeprefix(PAYLOAD))
+
+
+def vector_collections(links: Sequence[Link]) -> dict[str, tuple[str, ...]]:
+    """The names under which links compare vectors that pgvector keeps; none has an alias."""
+    return {link.collection: () for link in links if link.vectors}
 
 
 def resolve(
@@ -137,8 +143,8 @@ def _warnings(
 
 
 def _lone_version(link: Link) -> str:
-    if link.version and not link.row_versions:
+    if link.point_versions and not link.row_versions:
         return "points"
-    if not link.version and any(source.version for source in link.rows):
+    if not link.point_versions and any(source.version for source in link.rows):
         return "rows"
     return ""

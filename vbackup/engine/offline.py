@@ -42,8 +42,9 @@ class OfflinePair:
         manifest = self.repository.load(backup_id)
         if manifest.qdrant is None:
             raise Refused(
-                f"backup {backup_id} holds no Qdrant collections to compare",
-                hint="use verify --level chunks or drill",
+                f"backup {backup_id} holds no Qdrant collections to compare: vectors in the dump"
+                " take a server",
+                hint="vbackup verify --level drill restores it and compares",
             )
         with self._points(manifest) as points:
             return Reconcile(

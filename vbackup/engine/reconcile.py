@@ -25,6 +25,8 @@ from vbackup.model.link import Link
 from vbackup.ports import Clock, PointReader, RecordSource, Reporter, RowReader, Step
 
 EXPECTABLE = ("missing", "wrong_count")
+VECTORS_EXPECTABLE = (*EXPECTABLE, "stale", "ahead")
+"""No patch takes vectors out of a database: they stay as they were at the watermark."""
 Sink = Callable[[Finding], None]
 
 
@@ -64,7 +66,8 @@ class ReconcileResult:
 @dataclass(frozen=True, slots=True)
 class Reconcile:
     """One reconcile of the collections in `names` (each with its aliases). `expected` holds, by
-    link, keys already known to need re-embedding."""
+    link, keys already known to need re-embedding; `noticed` says what reading a link's points
+    brought up."""
 
     links: Sequence[Link]
     ignore: Collection[str]
@@ -76,6 +79,7 @@ class Reconcile:
     clock: Clock
     expected: Mapping[str, Collection[str]] = field(default_factory=dict)
     executor: Executor | None = None
+    noticed: Callable[[Link], Sequence[str]] = lambda _: ()
 
     def run(self, sink: Sink | None = None) -> ReconcileResult:
         """Compare all links; `sink` gets each finding that counts, with its evidence.
@@ -118,6 +122,7 @@ class Reconcile:
             since = self._read(target, comparison)
             compared = comparison.finish()
             report, findings = compared.report, compared.findings
+            report.warnings += self.noticed(target.link)
             if self.options.confirm and report.drift:
                 self._confirmed(target, workdir, compared, since, handed)
             else:
@@ -175,8 +180,9 @@ class Reconcile:
     ) -> Iterator[Finding]:
         """The findings, those that the re-embed list accounts for being counted as such."""
         expected = self.expected.get(target.link.name, ())
+        kinds = VECTORS_EXPECTABLE if target.link.vectors else EXPECTABLE
         for finding in findings:
-            if finding.kind in EXPECTABLE and finding.key in expected:
+            if finding.kind in kinds and finding.key in expected:
                 report.expected_reembed += 1
                 yield replace(finding, detail="on the re-embed list")
             else:
@@ -287,6 +293,7 @@ def reconcile_restored(
     reporter: Reporter,
     clock: Clock,
     sink: Sink | None = None,
+    noticed: Callable[[Link], Sequence[str]] = lambda _: (),
 ) -> ReconcileResult:
     """Reconcile a restored pair that nobody writes to yet: nothing is waited for.
 
@@ -302,4 +309,5 @@ def reconcile_restored(
         reporter=reporter,
         clock=clock,
         expected=expected or {},
+        noticed=noticed,
     ).run(sink)

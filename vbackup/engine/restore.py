@@ -18,11 +18,12 @@ from vbackup.engine.reconcile import ReconcileResult, reconcile_restored
 from vbackup.engine.renamed import RenamedPoints
 from vbackup.engine.restoreplan import RestoreOptions, RestorePlan, plan_restore
 from vbackup.engine.stopping import StopSwitch
+from vbackup.engine.vectors import OpenVectors, VectorPair
 from vbackup.errors import Refused, VbackupError
 from vbackup.model.blocks import Point
 from vbackup.model.link import Link
 from vbackup.model.manifest import Artifact, CollectionPart, Manifest
-from vbackup.model.patch import PatchLine, decode
+from vbackup.model.patch import PatchLine, Reembed, decode
 from vbackup.ports import Cache, Clock, PointTarget, RecordTarget, Reporter, Repository
 
 
@@ -57,7 +58,8 @@ class RestoreResult:
 
 @dataclass(slots=True)
 class Restore:
-    """One restore. A side that is not restored may be None."""
+    """One restore. A side that is not restored may be None; `vectors` reads those that pgvector
+    keeps in the restored database."""
 
     repository: Repository
     records: RecordTarget | None
@@ -69,6 +71,7 @@ class Restore:
     ignore: Sequence[str] | None = None
     stop: StopSwitch = field(default_factory=StopSwitch)
     cache: Cache | None = None
+    vectors: OpenVectors | None = None
 
     def plan(self, backup_id: str, options: RestoreOptions) -> RestorePlan:
         """The plan, checked against the target servers. Nothing is changed.
@@ -191,6 +194,9 @@ class Restore:
 
     def _patch_points(self, plan: RestorePlan, result: RestoreResult) -> None:
         patch = plan.manifest.patch
+        if plan.manifest.qdrant is None:
+            lines = self._patch(plan.manifest)
+            result.applied.reembed = [line for line in lines if isinstance(line, Reembed)]
         if self.points is None or patch.artifact is None or not plan.names:
             return
         total = patch.deletes + patch.upserts
@@ -230,9 +236,11 @@ class Restore:
                     result.points[original] = self.points.settle(name, timeout=timeout)
 
     def _reconcile(self, plan: RestorePlan, result: RestoreResult) -> ReconcileResult | None:
+        manifest = plan.manifest
+        if plan.database is not None and self.records and manifest.qdrant is None:
+            return self._reconcile_vectors(plan.database, self.records, plan, result)
         if plan.database is None or not plan.names or not self.records or not self.points:
             return None
-        manifest = plan.manifest
         return reconcile_restored(
             links=self.links if self.links is not None else manifest.links,
             ignore=self.ignore if self.ignore is not None else manifest.ignore,
@@ -243,6 +251,28 @@ class Restore:
             work_dir=self.settings.work_dir,
             reporter=self.reporter,
             clock=self.clock,
+        )
+
+    def _reconcile_vectors(
+        self, database: str, records: RecordTarget, plan: RestorePlan, result: RestoreResult
+    ) -> ReconcileResult | None:
+        """Rows and vectors of the restored database; None when no link knows of vectors."""
+        links = self.links if self.links is not None else plan.manifest.links
+        links = [link for link in links if link.vectors]
+        if not links or self.vectors is None:
+            return None
+        source = records.source(database)
+        pair = VectorPair(source, self.vectors, links)
+        return reconcile_restored(
+            links=links,
+            ignore=(),
+            records=source,
+            points=pair,
+            expected=result.applied.expected(),
+            work_dir=self.settings.work_dir,
+            reporter=self.reporter,
+            clock=self.clock,
+            noticed=pair.warnings,
         )
 
     def _aliases(self, plan: RestorePlan, result: RestoreResult) -> None:

@@ -97,7 +97,7 @@ class RestoreErrors:
         if self.fatal:
             first = self.fatal[0]
             where = f" (in {first.statement})" if first.command else ""
-            raise Failed(f"pg_restore failed: {first.message}{where}")
+            raise Failed(f"pg_restore failed: {first.message}{where}", hint=_hint(first.message))
         if status != 0 and not (status == 1 and self._all_seen()):
             raise Failed(
                 f"pg_restore failed with exit status {status}: {tail or 'it said nothing'}"
@@ -141,6 +141,17 @@ class RestoreErrors:
             self.warnings.append(f"{error.statement}: {error.message}")
             return True
         return False
+
+
+def _hint(message: str) -> str:
+    """What to do about a failure that has a usual cause."""
+    if "shared memory segment" in message:
+        # Parallel builds of HNSW indexes; containers have 64 MB there unless told otherwise.
+        return (
+            "the server's /dev/shm is too small for a parallel index build: enlarge it"
+            " (docker run --shm-size), or lower postgres.maintenance_work_mem"
+        )
+    return ""
 
 
 def _unquoted(name: str) -> str:

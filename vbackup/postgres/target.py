@@ -137,7 +137,7 @@ class PostgresTarget:
         )
         return Restore(
             tools=client_tools.for_restore(self._config, major),
-            params=_for_restore(connection, self._config.jobs),
+            params=_for_restore(connection, self._config),
             jobs=self._config.jobs,
             roles=frozenset(str(name) for (name,) in rows),
             superuser=bool(superuser),
@@ -163,16 +163,39 @@ class PostgresTarget:
             yield connection
 
 
-def _for_restore(connection: Connection, jobs: int) -> dict[str, str]:
+def _for_restore(connection: Connection, config: PostgresConfig) -> dict[str, str]:
     """How pg_restore connects: no commit waits for the disk (the last one makes all durable), and
-    all indexes built at a time share as much memory as half of the shared buffers."""
-    (current, shared) = one(
+    the indexes built at a time share memory and workers (`index_settings`)."""
+    (current, shared, each, all_workers) = one(
         connection,
         "SELECT pg_catalog.pg_size_bytes(pg_catalog.current_setting('maintenance_work_mem')),"
-        " pg_catalog.pg_size_bytes(pg_catalog.current_setting('shared_buffers'))",
+        " pg_catalog.pg_size_bytes(pg_catalog.current_setting('shared_buffers')),"
+        " pg_catalog.current_setting('max_parallel_maintenance_workers')::int,"
+        " pg_catalog.current_setting('max_parallel_workers')::int",
     )
-    memory = max(int(str(current)), min(int(str(shared)) // 2 // jobs, _INDEX_MEMORY)) // 1024
+    settings = {"synchronous_commit": "off"} | index_settings(
+        config, int(str(current)), int(str(shared)), int(str(each)), int(str(all_workers))
+    )
     params = reached(connection)
     before = params.get("options") or os.environ.get("PGOPTIONS", "")
-    options = f"-c synchronous_commit=off -c maintenance_work_mem={memory}kB"
+    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
     return {**params, "options": f"{before} {options}".strip()}
+
+
+def index_settings(
+    config: PostgresConfig, memory: int, shared_buffers: int, workers: int, all_workers: int
+) -> dict[str, str]:
+    """What an index build of a restore may use, by what the server has set (bytes, processes).
+
+    Unless the configuration says how much, the builds that run at a time share as much memory as
+    half of the shared buffers. They share the server's parallel workers, unless it wants none:
+    a parallel build of an HNSW index takes all its memory out of /dev/shm, which may be small."""
+    wanted = config.maintenance_work_mem
+    if wanted is None:
+        wanted = max(memory, min(shared_buffers // 2 // config.jobs, _INDEX_MEMORY))
+    each = max(workers, all_workers // config.jobs) if workers else 0
+    # The server takes at least 1 MB.
+    return {
+        "maintenance_work_mem": f"{max(1024, wanted // 1024)}kB",
+        "max_parallel_maintenance_workers": str(each),
+    }
