@@ -222,6 +222,11 @@ class Drill:
 
     def _compare(self, result: DrillResult) -> None:
         reconciled = result.restored.reconcile if result.restored else None
+        if reconciled is None or not reconciled.reports:
+            check = DrillCheck("links")
+            hint = "say in [[link]] which rows own which points, then take a new backup"
+            check.not_here("the backup has no links: nothing was compared", hint, ok=True)
+            result.checks.append(check)
         for name, ok, detail in link_verdicts(reconciled.reports if reconciled else ()):
             result.checks.append(DrillCheck(name, ok, detail, 0.0, "passed" if ok else "failed"))
         result.warnings += reconciled.warnings if reconciled else []

@@ -49,16 +49,8 @@ class Origin:
     manifest: Manifest
     postgres: PostgresServer
     qdrant: QdrantServer
-
-    @property
-    def rows(self) -> int:
-        with psycopg.connect(self.app.dsn) as connection:
-            row = connection.execute("SELECT count(*) FROM chunks").fetchone()
-        return int(row[0]) if row else 0
-
-    @property
-    def points(self) -> list[dict[str, Any]]:
-        return [point for page in self.app.store.scroll() for point in page]
+    # Points that nobody wrote to while the backup was taken: it has them just so.
+    stable: list[dict[str, Any]]
 
 
 @dataclass
@@ -175,17 +167,26 @@ def origin(
             app.load()
             _execute(app.dsn, "CREATE ROLE {}", role)
             _execute(app.dsn, "GRANT SELECT ON chunks TO {}", role)
+            before = _points(app)
             app.start()
             app.wait_for_writes(30)
             config = _config(app, postgres_server, qdrant_server, folder)
             wiring.create_repository(config.repository)
             manifest = wiring.backup(config, SilentReporter(), SystemClock()).manifest
             app.quiesce()
-            yield Origin(app, role, folder / "repository", manifest, postgres_server, qdrant_server)
+            after = _points(app)
+            stable = [point for key, point in before.items() if after.get(key) == point]
+            yield Origin(
+                app, role, folder / "repository", manifest, postgres_server, qdrant_server, stable
+            )
         finally:
             app.drop()
             with suppress(psycopg.Error):
                 _execute(postgres_server.admin_dsn, "DROP ROLE {}", role)
+
+
+def _points(app: Application) -> dict[Any, dict[str, Any]]:
+    return {point["id"]: point for page in app.store.scroll() for point in page}
 
 
 def _execute(dsn: str, statement: str, name: str) -> None:

@@ -83,13 +83,25 @@ def test_roles_that_the_server_lacks_are_told_apart(drills: Drills) -> None:
     assert drills.origin.role in told["detail"]
 
 
+def test_a_backup_without_links_says_that_nothing_was_compared(drills: Drills) -> None:
+    backup = drills.republish(links=())
+    drills.configure(drills.targets)
+
+    done = drills.run(backup)
+
+    assert done.code == 0, done.err
+    assert (done.checks["links"]["ok"], done.states("links")) == (True, {"not provable here"})
+
+
 # ---------------------------------------------------------------- the user's own checks
 
 
 def test_every_kind_of_check_can_pass(drills: Drills) -> None:
-    point, *_ = drills.origin.points
+    point, *others = drills.origin.stable
+    known = {each["id"] for each in others}
     name = drills.origin.app.name
-    near = drills.origin.app.store.search(point["vector"], 2)[1]["id"]
+    nearest = drills.origin.app.store.search(point["vector"], 100)
+    near = next(each["id"] for each in nearest if each["id"] in known)
     drills.configure(
         drills.targets,
         "".join(
@@ -99,7 +111,7 @@ def test_every_kind_of_check_can_pass(drills: Drills) -> None:
                 check("truth", sql="SELECT count(*) > 0 FROM chunks", expect=True),
                 check("enough", sql="SELECT count(*) FROM chunks", expect_min=100),
                 check("vector", collection=name, vector=point["vector"], expect_ids=[point["id"]]),
-                check("like", collection=name, like=point["id"], expect_ids=[near]),
+                check("like", collection=name, like=point["id"], limit=100, expect_ids=[near]),
                 check("command", command=_ASKS_BOTH.format(point=point["id"])),
             ]
         ),
