@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,14 +24,17 @@ from vbackup.config import PostgresConfig, QdrantConfig
 from vbackup.engine.reconcile import Reconcile, ReconcileOptions, ReconcileResult, live_rows
 from vbackup.engine.repair import Repair, RepairOptions, RepairResult, repair_kinds
 from vbackup.engine.reread import Reread
+from vbackup.engine.revival import FromBackup
+from vbackup.engine.stored import StoredPoints
 from vbackup.model.blocks import Point
 from vbackup.model.finding import Finding
 from vbackup.model.link import Link, PayloadPath, RowSource
-from vbackup.model.patch import Reembed
+from vbackup.model.patch import PatchLine, Reembed
 from vbackup.postgres.source import PostgresSource
 from vbackup.progress import SilentReporter
 from vbackup.qdrant.cluster import Cluster
 from vbackup.qdrant.edit import LiveEditor
+from vbackup.qdrant.offline import open_offline
 from vbackup.qdrant.source import QdrantSource
 from vbackup.sandbox.servers import QdrantServer
 
@@ -193,15 +196,35 @@ class RealPair:
         kinds: str = "all",
         *,
         before_delete: Callable[[Sequence[Point]], None] = lambda _: None,
+        from_backup: FromBackup | None = None,
         **options: Any,
     ) -> tuple[RepairResult, list[Reembed]]:
         reembed: list[Reembed] = []
         reread = Reread(live_rows(self.records), self.points, self.tmp_path)
         repair = Repair(
-            reread, InterruptedEditor(self.cluster, before_delete), SilentReporter(), reembed.append
+            reread,
+            InterruptedEditor(self.cluster, before_delete),
+            SilentReporter(),
+            reembed.append,
+            from_backup,
         )
         chosen = RepairOptions(repair_kinds(kinds), self.tmp_path / "removed.jsonl", **options)
         return repair.run(result.targets, result.reports, lambda: found, chosen), reembed
+
+    @contextmanager
+    def stored(self, patch: Sequence[PatchLine]) -> Iterator[StoredPoints]:
+        """The collection as a backup of now would hold it, with this patch."""
+        tars = []
+        for shard in self.points.facts([self.name]).collections[0].shards:
+            spool = self.points.spool(shard, self.tmp_path)
+            assert spool.done.wait(60)
+            assert spool.error is None
+            tars.append(spool.path)
+        with (
+            open_offline({self.name: tars}, self.tmp_path / "offline", vectors=True) as offline,
+            closing(StoredPoints(offline, patch, self.tmp_path / "upserts")) as stored,
+        ):
+            yield stored
 
     def close(self) -> None:
         self.http.delete(f"/collections/{self.name}")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from vbackup.model.blocks import Point
+from vbackup.model.patch import Upsert
 from vbackup.qdrant.edit import LiveEditor
 
 pytestmark = pytest.mark.integration
@@ -150,6 +151,38 @@ def test_rows_that_come_right_before_the_delete_keep_their_points(
     after, found = pair.reconcile(confirm=False)
     assert found == []
     assert after.reports[0].rows == after.reports[0].points == 60
+
+
+@pytest.mark.parametrize("kind", ["id-uuid", "payload", "many"])
+def test_vectors_come_back_from_a_backup(pairs: Callable[..., Any], kind: str) -> None:
+    pair = pairs(kind)
+    pair.fill(200)
+    pair.insert([300], 2)
+    patch = [
+        Upsert(pair.name, "documents", pair.key(300), "2", d["id"], d["vector"], d["payload"])
+        for d in pair.dots(300, 2)
+    ]
+    before = pair.dump_points()
+    with pair.stored(patch) as stored:
+        inject(pair)
+        result, found = pair.reconcile(confirm=False)
+        repaired, reembed = pair.repair(result, found, from_backup=stored)
+    # 11 and 12 missed their points, 41 ran ahead, 300 is in the patch; the backup has nothing
+    # that fits the new version of 31.
+    revived = [11, 12, 41, 300] + ([61] if kind == "many" else [])
+    assert repaired.revived == len(revived)
+    assert [line.key for line in reembed] == [pair.key(31)]
+    after = pair.dump_points()
+    for number in (11, 12, 41, 61):
+        for point in pair.ids(number):
+            assert after[point] == before[point]
+    for point in pair.dots(300, 2):
+        assert after[point["id"]]["payload"] == point["payload"]
+    _, left = pair.reconcile(confirm=False)
+    assert {(f.kind, f.key) for f in left if f.key} <= {
+        ("stale", pair.key(31)),
+        ("wrong_count", pair.key(31)),
+    }
 
 
 @pytest.mark.parametrize("version", ["1.16.3", "1.17.0"])

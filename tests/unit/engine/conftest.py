@@ -15,7 +15,6 @@ from vbackup.model.keys import canonical, composite
 from vbackup.model.link import Link, PayloadPath, RowSource
 from vbackup.progress import SilentReporter
 
-
 # A busy machine is no defect.
 settings.register_profile("engine", deadline=None)
 settings.load_profile("engine")
