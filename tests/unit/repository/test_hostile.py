@@ -197,6 +197,12 @@ def test_a_hostile_recipe_is_damaged(
             pass
 
 
+@pytest.mark.parametrize(("spans", "total"), [([5, 5], 11), ([5, 5], 9), ([], 0), ([0], 0)])
+def test_spans_add_up(spans: list[int], total: int) -> None:
+    with pytest.raises(Damaged):
+        recipe.parse(entries(*[(b"c" * 32, span) for span in spans]), span=total, depth=1)
+
+
 def test_a_recipe_that_repeats_itself_is_read_in_constant_memory(
     repository: Repository, reopen: Reopen
 ) -> None:
@@ -336,6 +342,35 @@ def test_a_key_slot_that_would_cost_absurd_memory_is_damaged(
     loose["slots"][0].update(values)
     store.put(header.KEY, json.dumps(loose).encode())
     with pytest.raises(Damaged, match="key slot"):
+        Repository.open(store, passphrase="pw", clock=clock)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda h: h["slots"][0].update(label="another"),
+        lambda h: h.update(slots=h["slots"] * 2),
+        lambda h: h["chunker"].update(minimum=40_000),
+        lambda h: h.update(created_at="2020-01-01T00:00:00Z"),
+        lambda h: h.update(mac=h["mac"].upper()),
+        lambda h: h.update(extra=1),
+    ],
+)
+def test_a_header_that_was_changed_is_damaged(
+    store: Any, clock: Any, change: Callable[[Any], None]
+) -> None:
+    Repository.create(store, passphrase="pw", clock=clock)
+    loose = json.loads(store.get(header.KEY))
+    change(loose)
+    store.put(header.KEY, msgspec.json.encode(loose))
+    with pytest.raises(Damaged, match="changed"):
+        Repository.open(store, passphrase="pw", clock=clock)
+
+
+def test_a_header_only_reformatted_is_damaged_too(store: Any, clock: Any) -> None:
+    Repository.create(store, passphrase="pw", clock=clock)
+    store.put(header.KEY, store.get(header.KEY) + b"\n")
+    with pytest.raises(Damaged, match="changed"):
         Repository.open(store, passphrase="pw", clock=clock)
 
 

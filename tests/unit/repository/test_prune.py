@@ -262,6 +262,34 @@ def test_a_backup_that_came_and_went_during_the_sweep_is_respected(
     assert kit.contents(reopen(), "b2")["own"] == kit.noise(100_000, 12)
 
 
+def test_a_backup_that_began_before_the_announcement_and_still_runs_stops_the_sweep(
+    repository: Repository,
+    store: Any,
+    clock: Any,
+    reopen: REOPEN,
+    kit: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    three_backups(repository, clock, kit)
+    doom = quarantine.doom
+    running: list[Any] = []
+
+    def begin_first(*args: Any) -> Any:
+        running.append(reopen().begin("running"))
+        return doom(*args)
+
+    monkeypatch.setattr(quarantine, "doom", begin_first)
+    report = prune(repository, policy(keep_last=1), PruneOptions(grace=0))
+    assert "running" in report.deferred
+    artifact = running[0].add("own", [kit.noise(100_000, 10)])  # All of it was b0's.
+    published = running[0].publish(kit.manifest("running", [artifact], clock.now()))
+    assert published.statistics.chunks_new == 0
+    monkeypatch.undo()
+    prune(reopen(), policy(keep_last=2), PruneOptions(grace=0))
+    assert kit.contents(reopen(), "running") == {"own": kit.noise(100_000, 10)}
+    assert store.names("doomed/") == []
+
+
 def test_a_backup_that_begins_during_the_sweep_does_not_reuse_what_goes(
     repository: Repository,
     store: Any,
