@@ -10,18 +10,20 @@ from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Literal
 
 from vbackup.clock import SystemClock
-from vbackup.errors import Usage
+from vbackup.errors import Refused, Usage
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vbackup.config import Config, PostgresConfig, QdrantConfig, RepositoryConfig
     from vbackup.engine.attempt import BackupOptions
     from vbackup.engine.backup import BackupResult
     from vbackup.engine.restore import Restore, RestoreResult
     from vbackup.engine.restoreplan import RestoreOptions, Side
     from vbackup.engine.switch import Switch
+    from vbackup.engine.vectors import OpenVectors
     from vbackup.model.link import Link
     from vbackup.model.manifest import Strategy
-    from vbackup.engine.vectors import OpenVectors
     from vbackup.ports import Clock, ObjectStore, RecordTarget, Reporter
     from vbackup.postgres.source import PostgresSource
     from vbackup.qdrant.source import QdrantSource
@@ -143,8 +145,6 @@ def point_target(
     return QdrantTarget(_qdrant(config, url), clock or SystemClock())
 
 
-def links(config: Config) -> tuple[Link, ...]:
-    """The links of a configuration."""
 def vectors() -> OpenVectors:
     """What reads the vectors that pgvector keeps in a database."""
     from vbackup.postgres.vectors import PgvectorPoints
@@ -152,6 +152,8 @@ def vectors() -> OpenVectors:
     return PgvectorPoints
 
 
+def links(config: Config) -> tuple[Link, ...]:
+    """The links of a configuration."""
     from vbackup.engine.links import links_of
 
     return links_of(config)
@@ -202,10 +204,10 @@ def restorer(
     """What restores into the configured servers, or into those that `dsn` and `url` name."""
     from vbackup.engine.restore import Restore, RestoreSettings
 
-    settle = config.qdrant.recover_timeout if config.qdrant else 0.0
-    with ExitStack() as stack:
     if only == "qdrant" and config.qdrant is None:
         raise Usage("there is no [qdrant] section: nothing to restore with --only qdrant")
+    settle = config.qdrant.recover_timeout if config.qdrant else 0.0
+    with ExitStack() as stack:
         points = None
         if only != "postgres" and config.qdrant is not None:
             points = stack.enter_context(closing(point_target(config, url, clock)))
@@ -216,13 +218,29 @@ def restorer(
             repository=open_repository(config.repository, clock),
             records=record_target(config, dsn, clock, reporter) if only != "qdrant" else None,
             points=points,
-            settings=RestoreSettings(config.watermark.work_dir, settle),
+            settings=RestoreSettings(work_directory(config), settle),
             reporter=reporter,
             clock=clock,
             cache=cache,
+            vectors=vectors(),
         )
 
-            vectors=vectors(),
+
+def work_directory(config: Config) -> Path | None:
+    """Where large files are kept for a while, made when it is not there yet; None is the temp
+    directory. Raises Refused."""
+    path = config.watermark.work_dir
+    if path is None:
+        return None
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refused(
+            f"the work directory {path} cannot be made: {error.strerror}",
+            hint="set watermark.work_dir to a directory that vbackup may write",
+        ) from error
+    return path
+
 
 def redis_cache(config: Config) -> RedisCache | None:
     """The cache beside the pair; None without a `[redis]` section. Nothing is contacted yet."""
@@ -265,7 +283,7 @@ def switch(
         yield Switch(
             records=record_target(config, dsn, clock, reporter),
             points=points,
-            work_dir=config.watermark.work_dir,
+            work_dir=work_directory(config),
             settle_timeout=config.qdrant.recover_timeout if config.qdrant else 0.0,
             reporter=reporter,
             clock=clock,
@@ -293,7 +311,7 @@ def _backup_options(
         collections=config.qdrant.patterns if config.qdrant else (),
         jobs=config.postgres.jobs,
         capture_memory=asked.capture_memory,
-        work_dir=asked.work_dir,
+        work_dir=work_directory(config),
         tags=tags,
     )
 

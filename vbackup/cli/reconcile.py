@@ -19,7 +19,7 @@ from vbackup.cli.repairing import REPAIRABLE, Repaired, asked_kinds, repair, unr
 from vbackup.cli.session import Session
 from vbackup.errors import Findings, Refused, Usage
 from vbackup.reconciling import live_pair, stored_pair
-from vbackup.wiring import open_repository
+from vbackup.wiring import open_repository, work_directory
 
 if TYPE_CHECKING:
     from vbackup.engine.reconcile import ReconcileResult
@@ -111,7 +111,7 @@ def _compare(session: Session, asked: Asked, sink: Callable[[Finding], None]) ->
         max_index_lag=watermark.max_index_lag,
         tenant=asked.tenant,
         only=asked.only,
-        work_dir=watermark.work_dir,
+        work_dir=work_directory(session.config),
     )
     with live_pair(session.config, session.reporter, session.clock, wanted) as live:
         return live.run(sink)
