@@ -45,7 +45,8 @@ class PostgresTarget:
         self._watermark = watermark or WatermarkConfig()
         self._clock = clock
         self._reporter = reporter
-        self._warnings: dict[str, list[str]] = {}
+        # By database that was created here: warnings to return when it is loaded.
+        self._created: dict[str, list[str]] = {}
 
     def preflight(self, part: PostgresPart, database: str) -> list[str]:
         """Everything that would make the restore fail, found before anything is created. Empty
@@ -56,7 +57,7 @@ class PostgresTarget:
     def prepare(self, part: PostgresPart, database: str) -> None:
         """Create the empty database, as the backed up one was. Raises AlreadyExists, Denied."""
         with self._maintenance(f'creating database "{database}"') as connection:
-            self._warnings[database] = databases.create(connection, part.facts, database)
+            self._created[database] = databases.create(connection, part.facts, database)
 
     def load(
         self,
@@ -95,18 +96,18 @@ class PostgresTarget:
                     environment(restore.params),
                     part.facts.database,
                 )
-        return self._warnings.pop(database, []) + restore.warnings
+        return self._created.get(database, []) + restore.warnings
 
     def drop(self, database: str) -> None:
         """Remove a database and end its sessions; one that does not exist is fine.
 
-        Raises Refused for the database that the DSN names.
+        Raises Refused for the database that the DSN names, unless it was prepared here.
         """
-        if database == parameters(self._config).get("dbname"):
+        if database == self._live() and database not in self._created:
             raise Refused(
                 f'database "{database}" is the live one', hint="drop it by hand if you mean it"
             )
-        self._warnings.pop(database, None)
+        self._created.pop(database, None)
         with self._maintenance(f'dropping database "{database}"', database) as connection:
             databases.drop(connection, database)
 
@@ -115,6 +116,7 @@ class PostgresTarget:
 
         Raises NotFound, AlreadyExists, Refused while sessions remain.
         """
+        self._created.pop(restored, None)
         doing = f'switching database "{live}" to "{restored}"'
         with self._maintenance(doing, live, restored) as connection:
             renaming.swap(connection, live, restored, keep_as, self._clock)
@@ -128,6 +130,11 @@ class PostgresTarget:
             reporter=self._reporter,
             database=database,
         )
+
+    def _live(self) -> str | None:
+        """The database that the DSN leads to, by libpq's rules."""
+        params = parameters(self._config)
+        return params.get("dbname") or os.environ.get("PGDATABASE") or params.get("user")
 
     def _restore(self, connection: Connection, part: PostgresPart) -> Restore:
         major = client_tools.major_of(part.client_version)

@@ -227,6 +227,20 @@ def test_a_database_that_exists_is_never_prepared_or_touched(
     assert value(database, "SELECT 1") == 1
 
 
+def test_a_failed_restore_under_the_lost_databases_own_name_can_be_dropped(
+    postgres_server: Any, source: Any, take: Any, target: Any
+) -> None:
+    name = f"test_{secrets.token_hex(6)}"
+    writer = target(postgres_server.dsn(name))
+    with pytest.raises(Refused):
+        writer.drop(name)
+    writer.prepare(backup_of(postgres_server.admin_dsn, source, take).part, name)
+    assert value(postgres_server.dsn(name), "SELECT 1") == 1
+    writer.drop(name)
+    with pytest.raises(psycopg.OperationalError):
+        value(postgres_server.dsn(name), "SELECT 1")
+
+
 def test_a_newer_pg_dump_may_be_used_for_an_older_server(
     postgres_servers: Any, database: str, source: Any, take: Any, fresh: Any, silent: Any
 ) -> None:
