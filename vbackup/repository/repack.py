@@ -16,13 +16,7 @@ def repack(repository: Repository, packs: Iterable[bytes], marks: Marks) -> tupl
 
     A pack with a used chunk that cannot be verified is left as it is. Raises Failed when the
     store did not keep what was written."""
-    uploader = PackUploader(
-        repository.store,
-        repository.seal,
-        repository.index(),
-        pack_size=repository.options.pack_size,
-        jobs=repository.options.upload_jobs,
-    )
+    uploader = repository.uploader(repository.index())
     try:
         moved = {pack for pack in packs if _move(repository, uploader, pack, marks.offsets(pack))}
         uploader.flush()

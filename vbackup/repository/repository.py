@@ -142,33 +142,33 @@ class Repository:
         try:
             if self.store.stat(manifests.manifest_key(backup_id)) is not None:
                 raise AlreadyExists(f"backup {backup_id} exists already", hint="vbackup list")
-            loaded = self.load_catalog(writing=True)
-            uploader = PackUploader(
-                self.store,
-                self._seal,
-                loaded.index,
-                pack_size=self.options.pack_size,
-                jobs=self.options.upload_jobs,
-            )
-            uploader.adopt([pack for pack in loaded.strays if pack[0] not in loaded.doomed])
-            return Writer(
-                backup_id,
-                WriterParts(
-                    store=self.store,
-                    seal=self._seal,
-                    hasher=self._hasher,
-                    chunker=self._chunker(),
-                    compression=Compression(self.options.compression_level),
-                    index=loaded.index,
-                    uploader=uploader,
-                    lease=held,
-                    release=release,
-                    clock=self.clock,
-                ),
-            )
+            return Writer(backup_id, self._parts(held, release))
         except BaseException:
             release()
             raise
+
+    def _parts(self, held: Lease, release: Callable[[], None]) -> WriterParts:
+        loaded = self.load_catalog(writing=True)
+        uploader = self.uploader(loaded.index)
+        # A killed backup's packs: what it uploaded is not uploaded again.
+        uploader.adopt([pack for pack in loaded.strays if pack[0] not in loaded.doomed])
+        return WriterParts(
+            store=self.store,
+            seal=self._seal,
+            hasher=self._hasher,
+            chunker=self._chunker(),
+            compression=Compression(self.options.compression_level),
+            index=loaded.index,
+            uploader=uploader,
+            lease=held,
+            release=release,
+            clock=self.clock,
+        )
+
+    def uploader(self, index: ChunkIndex) -> PackUploader:
+        """A new pool that packs, uploads and indexes sealed chunks; `close` it."""
+        size, jobs = self.options.pack_size, self.options.upload_jobs
+        return PackUploader(self.store, self._seal, index, pack_size=size, jobs=jobs)
 
     def _chunker(self) -> Chunker:
         return Chunker(self._opened.header.chunker, self._opened.keys.seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -146,6 +147,16 @@ def test_damage_names_artifact_and_range(
         b"".join(reopen().read(artifact))
     rest = reopen().read_range(artifact, piece.start + piece.span, 100_000)
     assert b"".join(rest) == data[piece.start + piece.span :]
+
+
+def test_an_artifact_that_is_not_its_sha256_is_damaged(repository: Repository, kit: Any) -> None:
+    """Whole chunks in a wrong order, say: each of them is good."""
+    artifact = kit.back_up(repository, "b1", data=kit.noise(50_000)).artifacts()[0]
+    wrong = replace(artifact, sha256="0" * 64)
+    with pytest.raises(Damaged, match="SHA-256"):
+        b"".join(repository.read(wrong))
+    assert list(repository.reader.damage(wrong)) == [(0, 50_000, "does not match its SHA-256")]
+    assert list(repository.reader.damage(artifact)) == []
 
 
 def test_a_byte_that_flips_on_the_way_once_is_no_damage(

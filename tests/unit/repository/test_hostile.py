@@ -255,6 +255,16 @@ def test_hostile_entries_are_damaged(repository: Repository, values: dict[str, i
         index_objects.read(repository.store, repository.seal, key)
 
 
+def test_an_index_object_under_anothers_name_is_damaged(repository: Repository, kit: Any) -> None:
+    kit.back_up(repository, "b1", data=b"x" * 3000)
+    key = next(stat.key for stat in repository.store.scan("index/"))
+    other = "index/" + "0" * 64
+    repository.store.put(other, repository.store.get(key))
+    assert index_objects.read(repository.store, repository.seal, key)
+    with pytest.raises(Damaged, match="name"):
+        index_objects.read(repository.store, repository.seal, other)
+
+
 @pytest.mark.parametrize("raw", [b"", b"x", bytes(44), bytes(ENTRY.itemsize * 16_385)])
 def test_entries_of_impossible_length(raw: bytes) -> None:
     with pytest.raises(Damaged):
