@@ -13,7 +13,7 @@ from typing import LiteralString
 from psycopg import errors as pg
 from psycopg import sql
 
-from vbackup.errors import Failed
+from vbackup.errors import Denied, Failed
 from vbackup.postgres.connection import LOCK_TIMEOUT_MS, Connection, set_lock_timeout
 from vbackup.postgres.row_plan import RowPlan
 from vbackup.postgres.snapshot import BEGIN, Exported, export
@@ -81,7 +81,10 @@ def _locked_all(connection: Connection) -> Exported | None:
 
 
 def lock_share(connection: Connection, tables: Iterable[str], timeout: float) -> bool:
-    """Begin a transaction that keeps writers off the tables; False when that took too long."""
+    """Begin a transaction that keeps writers off the tables; False when that took too long.
+
+    Raises Denied: SHARE mode takes more than SELECT.
+    """
     set_lock_timeout(connection, max(1, round(timeout * 1000)))
     connection.execute("BEGIN")
     try:
@@ -89,6 +92,11 @@ def lock_share(connection: Connection, tables: Iterable[str], timeout: float) ->
     except (pg.LockNotAvailable, pg.DeadlockDetected):
         connection.rollback()
         return False
+    except pg.InsufficientPrivilege as error:
+        raise Denied(
+            f"locking the linked tables: {error.diag.message_primary}",
+            hint="grant UPDATE on them to the backup role, or use the strategy capture",
+        ) from error
     return True
 
 
@@ -99,22 +107,40 @@ def _lock(connection: Connection, names: Sequence[str], mode: str) -> None:
 
 
 def read_tables(connection: Connection, plan: RowPlan) -> set[str]:
-    """Names, ready for SQL, of the tables that a row source reads.
+    """Names, ready for SQL, of the tables and views that a row source reads.
 
-    For a query they come from its plan, with pruning off: also partitions that hold no row now.
+    A query is made a temporary view, which depends on all that it names; also on what the
+    planner would leave out because it holds no row now. Where temporary tables are not allowed,
+    the query's plan has to do.
     """
     if plan.lockable:
         return {plan.lockable}
-    connection.execute(
-        "SELECT pg_catalog.set_config('enable_partition_pruning', 'off', true),"
-        " pg_catalog.set_config('constraint_exclusion', 'off', true)"
-    )
-    explain = sql.SQL("EXPLAIN (VERBOSE, FORMAT JSON) {}").format(plan.select())
-    row = connection.execute(explain).fetchone()
-    return set(_relations(row[0] if row else None))
+    view = sql.SQL("CREATE TEMPORARY VIEW vbackup_reads AS {}").format(plan.select())
+    try:
+        with connection.transaction(force_rollback=True):
+            connection.execute(view)
+            return {str(name) for (name,) in connection.execute(_READ_BY_VIEW)}
+    except pg.InsufficientPrivilege:
+        explain = sql.SQL("EXPLAIN (VERBOSE, FORMAT JSON) {}").format(plan.select())
+        row = connection.execute(explain).fetchone()
+        return set(_relations(row[0] if row else None))
+
+
+_READ_BY_VIEW = """
+SELECT DISTINCT pg_catalog.format('%I.%I', n.nspname, c.relname)
+FROM pg_catalog.pg_rewrite r
+JOIN pg_catalog.pg_depend d
+  ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND d.objid = r.oid
+ AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+JOIN pg_catalog.pg_class c ON c.oid = d.refobjid
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE r.ev_class = 'pg_temp.vbackup_reads'::pg_catalog.regclass AND c.oid <> r.ev_class
+  AND c.relkind IN ('r', 'p', 'v') AND n.nspname !~ '^pg_'
+"""
 
 
 def _relations(node: object) -> Iterator[str]:
+    """The tables in a query's plan."""
     if isinstance(node, list):
         for item in node:
             yield from _relations(item)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from vbackup import fence
 from vbackup.clock import SystemClock
 from vbackup.config import PostgresConfig, WatermarkConfig
-from vbackup.errors import Failed
+from vbackup.errors import Denied, Failed
 from vbackup.model.link import Link, RowSource
 from vbackup.postgres.source import PostgresSource
 
@@ -96,18 +97,27 @@ def test_the_documented_line_of_sql_is_the_default_fence(
     assert f"SELECT pg_advisory_xact_lock_shared({fence.KEY})" in (fence.__doc__ or "")
 
 
+# The planner reads neither the parent, which can hold no such row, nor the other tables at all.
+QUERY = """
+    WITH unused AS (SELECT FROM w)
+    SELECT id AS key FROM u WHERE false AND EXISTS (SELECT FROM v WHERE v.id = u.id)
+"""
+
+
 def test_locked_tables_stop_writers_but_not_readers_or_watermarks(
     writer: psycopg.Connection[Any], reader: PostgresSource
 ) -> None:
+    writer.execute("CREATE TABLE child () INHERITS (u); CREATE TABLE base (id int)")
+    writer.execute("CREATE VIEW v AS SELECT id FROM base; CREATE TABLE w ()")
     linked = [
         T,
-        Link("query", "c", (RowSource(sql="SELECT id AS key FROM u WHERE false"),)),
+        Link("query", "c", (RowSource(sql=QUERY),)),
     ]
     with reader.lock(linked, 5.0) as held:
         assert held
-        for table in ("t", "u"):
+        for table in ("t", "u", "child", "base", "w"):
             with pytest.raises(psycopg.errors.LockNotAvailable):
-                writer.execute(f"INSERT INTO {table} VALUES (1)")
+                writer.execute(f"INSERT INTO {table} DEFAULT VALUES")
         assert writer.execute("SELECT count(*) FROM t").fetchone() == (0,)
         reader.candidate(linked).close()
     writer.execute("INSERT INTO t VALUES (1)")
@@ -121,6 +131,22 @@ def test_a_lock_that_cannot_be_had_says_so_and_leaves_nothing_behind(
         with reader.lock([T], 0.1) as held:
             assert not held
             writer.execute("INSERT INTO t VALUES (2)")
+
+
+def test_a_role_that_only_reads_may_not_lock(writer: psycopg.Connection[Any], schema: str) -> None:
+    role = f"reads_{secrets.token_hex(4)}"
+    writer.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'pw' IN ROLE pg_read_all_data")
+    try:
+        dsn = psycopg.conninfo.make_conninfo(schema, user=role, password="pw")
+        limited = PostgresSource(PostgresConfig(dsn=dsn), clock=SystemClock())
+        with pytest.raises(Denied, match="permission denied for table t") as caught:
+            limited.lock([T], 1.0).__enter__()
+        assert "capture" in caught.value.hint
+        with limited.fence():
+            pass
+        limited.candidate([T]).close()
+    finally:
+        writer.execute(f"DROP ROLE {role}")
 
 
 def test_nothing_is_locked(reader: PostgresSource) -> None:
