@@ -275,6 +275,7 @@ class Attempt:
                 patch=patch,
                 workdir=self._directory,
                 changed=chosen.changed,
+                aliases={a: name for name, found in self.collection_names().items() for a in found},
             )
             for target in targets:
                 with self._reporter.step(f"compare {target.link.name}", unit="items") as step:

@@ -9,7 +9,7 @@ the order of writes, on index lag or on the change feed (docs/guarantees.md).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from pathlib import Path
@@ -25,13 +25,18 @@ from vbackup.engine.capture import (
     version_of,
 )
 from vbackup.engine.compare import Comparison
+from vbackup.engine.confirm import batches
 from vbackup.engine.links import Target
 from vbackup.engine.patchfile import PatchFile
 from vbackup.engine.reconcile import feed
 from vbackup.engine.rowlisting import ListedRows
+from vbackup.model.blocks import PointId
 from vbackup.model.finding import Finding, LinkReport
 from vbackup.model.patch import Delete, DeleteReason, Reembed, ReembedReason, Upsert
 from vbackup.ports import PointReader, PointSource, RowReader, Step
+
+Place = tuple[str, PointId]
+"""A collection and a point in it."""
 
 _T = TypeVar("_T")
 
@@ -69,19 +74,22 @@ class Authority:
     patch: PatchFile
     workdir: Path
     changed: dict[str, frozenset[str]]
+    aliases: Mapping[str, str] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
     listings: dict[str, ListedRows] = field(default_factory=dict)
 
     def run(self, target: Target, step: Step) -> LinkReport:
         """Compare one link under the watermark and add what it needs to the patch."""
         link = target.link
-        comparison = Comparison(link, self.workdir / f"compare-{len(self.digests)}")
+        comparison = Comparison(
+            link, self.workdir / f"compare-{len(self.digests)}", aliases=self.aliases
+        )
         try:
             listed = ListedRows(self.rows, self.workdir / f"rows-{len(self.digests)}.jsonl")
             feed(comparison, listed, self.offline, target, step)
             self.listings[link.name] = listed
             result = comparison.finish()
-            for batch in _batches(result.findings, BATCH):
+            for batch in batches(result.findings, BATCH):
                 self._decide(target, batch)
             if not link.keyed:
                 for keys in _batches(sorted(self.changed.get(link.name, ())), BATCH):
@@ -97,9 +105,8 @@ class Authority:
         by_name = {target.link.name: target for target in targets}
         for name, group in groupby(self.patch.take_reembeds(), key=lambda line: line.link):
             for batch in _batches(group, BATCH):
-                self._late(
-                    by_name[name], [_Row(r.key, r.version, None, r.tenant, []) for r in batch]
-                )
+                keys: dict[str, list[Finding]] = {line.key: [] for line in batch}
+                self._late(by_name[name], list(self._rows_of(by_name[name], keys)))
 
     # ------------------------------------------------------------ deciding
 
@@ -110,6 +117,9 @@ class Authority:
             if finding.kind in {"orphan", "not_live"}:
                 if finding.kind == "orphan" or link.not_live == "delete":
                     self._delete(finding)
+            elif finding.kind == "duplicate":
+                if link.keyed and normal(finding.point_version) != normal(finding.row_version):
+                    self._delete(finding, "stale")
             elif finding.kind in _BROKEN and finding.key and not self._suspect(target, finding.key):
                 broken.setdefault(finding.key, []).append(finding)
         if broken:
@@ -123,29 +133,34 @@ class Authority:
     def _verify_unkeyed(self, target: Target, keys: Sequence[str]) -> None:
         """Rows that changed around the cuts and say no version: only a captured image will do."""
         rows = list(self._rows_of(target, {key: [] for key in keys}, live_only=True))
-        wanted = [row.key for row in rows]
-        held: dict[str, list[Finding]] = {key: [] for key in wanted}
-        for collection in target.collections:
-            owned = self.offline.owned(target.link, collection, wanted)
-            for point, key in zip(owned.ids, owned.refs, strict=True):
-                if key in held:
-                    held[key].append(Finding("stale", target.link.name, collection, key, point))
+        owned = self._owned(target, [row.key for row in rows])
         for row in rows:
-            row.findings.extend(held[row.key])
+            row.findings.extend(
+                Finding("stale", target.link.name, collection, row.key, point)
+                for collection, point in owned[row.key]
+            )
             images = self._captured(target, row)
             if images is None:
                 self._give_up(target, row, [])
             else:
-                self._replace(target, row, images)
+                self._replace(target, row, images, owned[row.key])
+
+    def _owned(self, target: Target, keys: Sequence[str]) -> dict[str, set[Place]]:
+        """All points that the shard snapshots hold of these rows."""
+        found: dict[str, set[Place]] = {key: set() for key in keys}
+        for collection in target.collections if keys else ():
+            block = self.offline.owned(target.link, collection, keys)
+            for point, key in zip(block.ids, block.refs, strict=True):
+                if key in found:
+                    found[key].add((collection, point))
+        return found
 
     def _mend(self, target: Target, broken: dict[str, list[Finding]]) -> None:
-        late: list[_Row] = []
-        for row in self._rows_of(target, broken):
-            images = self._captured(target, row)
-            if images is None:
-                late.append(row)
-            else:
-                self._replace(target, row, images)
+        rows = list(self._rows_of(target, broken))
+        captured = [(row, images) for row in rows if (images := self._captured(target, row))]
+        self._replace_all(target, captured)
+        done = {row.key for row, _ in captured}
+        late = [row for row in rows if row.key not in done]
         if late:
             self._late(target, late)
 
@@ -173,12 +188,12 @@ class Authority:
         """One look at the live store; a point that still is the row's version is as good as a
         captured one."""
         found = fetch_images(self.live, target, [row.key for row in rows])
+        fitting = [row for row in rows if self._fits(target, row, found[row.key])]
+        self._replace_all(target, [(row, found[row.key]) for row in fitting])
+        done = {row.key for row in fitting}
         for row in rows:
-            images = found[row.key]
-            if self._fits(target, row, images):
-                self._replace(target, row, images)
-            else:
-                self._give_up(target, row, images)
+            if row.key not in done:
+                self._give_up(target, row, found[row.key])
 
     def _fits(self, target: Target, row: _Row, images: Sequence[Image]) -> bool:
         if not target.link.keyed or row.version is None:
@@ -192,13 +207,21 @@ class Authority:
 
     # ------------------------------------------------------------ writing
 
-    def _replace(self, target: Target, row: _Row, images: Sequence[Image]) -> None:
-        places = {(image.collection, image.point.id) for image in images}
-        for finding in row.findings:
-            if finding.point is not None and (finding.collection, finding.point) not in places:
-                self._delete(finding, "replaced")
-        if target.link.cardinality == "many" and row.findings:
-            self._delete_rest(target, row, places)
+    def _replace_all(self, target: Target, rows: Sequence[tuple[_Row, Sequence[Image]]]) -> None:
+        many = target.link.cardinality == "many"
+        owned = self._owned(target, [row.key for row, _ in rows]) if many else {}
+        for row, images in rows:
+            self._replace(target, row, images, owned.get(row.key, set()))
+
+    def _replace(
+        self, target: Target, row: _Row, images: Sequence[Image], owned: set[Place]
+    ) -> None:
+        """Write these points; what else the shards hold of the row (`owned`, and what the
+        comparison named) goes: ids may have been used again for another part."""
+        named = {(f.collection, f.point) for f in row.findings if f.point is not None}
+        kept = {(image.collection, image.point.id) for image in images}
+        for collection, point in sorted((named | owned) - kept, key=str):
+            self.patch.add(Delete(collection, target.link.name, row.key, point, "replaced"))
         for image in images:
             self.patch.add(
                 Upsert(
@@ -212,14 +235,6 @@ class Authority:
                     shard_key=image.point.shard_key,
                 )
             )
-
-    def _delete_rest(self, target: Target, row: _Row, places: set[tuple[str, int | str]]) -> None:
-        """Points of the right version that the complete set does not have (ids were reused)."""
-        named = {(f.collection, f.point) for f in row.findings if f.point is not None}
-        for collection in target.collections:
-            for point in self.offline.owned(target.link, collection, [row.key]).ids:
-                if (collection, point) not in places and (collection, point) not in named:
-                    self.patch.add(Delete(collection, target.link.name, row.key, point, "replaced"))
 
     def _give_up(self, target: Target, row: _Row, images: Sequence[Image]) -> None:
         for finding in row.findings:

@@ -228,3 +228,18 @@ def test_the_lock_does_not_wait_for_points_that_moved_past_their_rows(
         outcome = Outcome(kit, world, tmp_path / str(seed), "lock")
         assert outcome.wrong() == []
         assert outcome.chosen.paused_ms < 1_500, f"seed {seed}"
+
+
+def test_an_extra_point_of_another_version_does_not_survive(kit: Any, tmp_path: Path) -> None:
+    """Two points of one row where one belongs: the live pair was wrong, the restored is not."""
+    world = kit.world(BY_PAYLOAD, 3, shards=2)
+    row = world.rows["4"][-1]
+    point = next(p for p in world.points.values() if p.payload["key"] == "4")
+    payload = {"key": "4", "v": row.version - 1, "part": 9}
+    world.points[77_777] = type(point)(77_777, [0.0], payload)
+    world.writing = False
+
+    outcome = Outcome(kit, world, tmp_path)
+
+    assert outcome.wrong() == []
+    assert 77_777 not in outcome.restored
