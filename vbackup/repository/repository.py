@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from vbackup.clock import SystemClock
-from vbackup.errors import AlreadyExists, NotFound, Usage
+from vbackup.errors import AlreadyExists, Locked, NotFound, Usage
 from vbackup.model.manifest import Artifact, BackupSummary, CheckRecord, Manifest
 from vbackup.ports import Clock, ObjectStore
 from vbackup.repository import catalog, header, keys, lease, listing, sealed
@@ -195,6 +195,14 @@ class Repository:
             with self._lock:
                 self._leases.pop(name, None)
             taken.release()
+
+    def confirm(self, name: str) -> None:
+        """Raises Locked unless this object holds the lease at this moment."""
+        with self._lock:
+            held = self._leases.get(name)
+        if held is None:
+            raise Locked(f"the {name} lease is not held", hint="run again")
+        held.confirm()
 
     def holders(self, name: str = "") -> list[Claim]:
         """Who holds the leases: to be shown before `unlock`."""

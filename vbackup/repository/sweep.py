@@ -155,6 +155,7 @@ class Sweep:
             quarantine.doom(self._store, self._repository.seal, announced, victims)
             no_writers(self._repository)
             victims -= self._claimed_meanwhile()
+        self._repository.confirm("pruner")
         reindex.rewrite(self._store, self._repository.seal, self._catalog, without=victims)
         refused = self._delete_packs(victims)
         quarantine.forget_doomed(self._store)

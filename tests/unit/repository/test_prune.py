@@ -391,6 +391,27 @@ def test_a_damaged_pack_goes_once_it_is_healed(
         assert kit.contents(reopen(), name) == {"data": kit.noise(150_000)}
 
 
+def test_a_prune_that_lost_its_lease_deletes_no_packs(
+    repository: Repository,
+    store: Any,
+    clock: Any,
+    kit: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    three_backups(repository, clock, kit)
+    doom = quarantine.doom
+
+    def fall_asleep(*args: Any) -> Any:
+        clock.advance(10_000)
+        return doom(*args)
+
+    monkeypatch.setattr(quarantine, "doom", fall_asleep)
+    packs = store.names("packs/")
+    with pytest.raises(Locked, match="lost"):
+        prune(repository, policy(keep_last=1))
+    assert set(store.names("packs/")) >= set(packs)
+
+
 def test_one_prune_at_a_time(repository: Repository, reopen: REOPEN) -> None:
     with repository.lease("pruner"), pytest.raises(Locked):
         prune(reopen(), policy(keep_last=1))
