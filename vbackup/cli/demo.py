@@ -18,6 +18,7 @@ from vbackup.quantity import duration
 if TYPE_CHECKING:
     from vbackup.demo.ground import Ground
     from vbackup.demo.oracle import Comparison
+    from vbackup.demo.scenario import Engine
     from vbackup.demo.story import StoryResult
     from vbackup.sandbox.sandbox import Options
 
@@ -41,6 +42,13 @@ _KINDS = ("missing", "orphans", "stale", "ahead", "not_live", "wrong_vector")
     show_default=True,
     help="Passages of text to load.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["qdrant", "pgvector"]),
+    default="qdrant",
+    show_default=True,
+    help="Where the vectors are; with pgvector there is no Qdrant.",
+)
 @click.option("--skip-usual-script", is_flag=True, help="Leave out the comparison with pg_dump.")
 @click.option("--s3/--no-s3", default=False, help="Keep the repository on an S3 server.")
 @click.option(
@@ -55,6 +63,7 @@ def command(
     keep: bool,
     directory: Path | None,
     rows: int,
+    engine: Engine,
     skip_usual_script: bool,
     s3: bool,
     postgres_version: int,
@@ -73,10 +82,12 @@ def command(
 
     servers = Options(
         postgres=PostgresOptions(major=postgres_version, bin_dir=postgres_bin_dir),
-        qdrant=QdrantOptions(version=qdrant_version, program=qdrant_bin),
+        qdrant=None
+        if engine == "pgvector"
+        else QdrantOptions(version=qdrant_version, program=qdrant_bin),
         s3=s3,
     )
-    _tell(session, servers, directory, rows, keep=keep, usual=not skip_usual_script)
+    _tell(session, servers, directory, rows, engine, keep=keep, usual=not skip_usual_script)
 
 
 def _tell(
@@ -84,6 +95,7 @@ def _tell(
     servers: Options,
     directory: Path | None,
     rows: int,
+    engine: Engine,
     *,
     keep: bool,
     usual: bool,
@@ -93,7 +105,8 @@ def _tell(
 
     started = session.clock.monotonic()
     with prepared(servers, directory, session.reporter, keep=keep) as ground:
-        result = Story(ground, rows, session.reporter, session.clock, usual=usual).tell()
+        story = Story(ground, rows, session.reporter, session.clock, usual=usual, engine=engine)
+        result = story.tell()
         seconds = session.clock.monotonic() - started
         emit(
             session,
@@ -126,6 +139,7 @@ def _document(
             "after_disaster": {"rows": 0, "points": 0, "missing": result.lost.live},
             "usual_script": _drift(result.usual) if result.usual else None,
             "after_restore": _drift(result.restored),
+            "after_reembed": _drift(result.finished) if result.finished else None,
         },
         "answers": result.answers,
         "proven": result.proven,
@@ -197,6 +211,8 @@ def _render_drift(screen: Screen, result: StoryResult) -> None:
     if result.usual:
         lines.append(["restored from two dumps in a row", *_drift(result.usual).values()])
     lines.append(["restored by vbackup", *_drift(result.restored).values()])
+    if result.finished:
+        lines.append(["its re-embed list done", *_drift(result.finished).values()])
     names = ["rows", "points", *(kind.replace("_", " ") for kind in _KINDS)]
     screen.table(["the pair", *names], lines, right=names)
 

@@ -6,7 +6,7 @@ import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -15,7 +15,7 @@ from vbackup.cli import options, template
 from vbackup.cli.output import emit
 from vbackup.cli.screen import Screen
 from vbackup.cli.session import Session
-from vbackup.errors import AlreadyExists, Failed
+from vbackup.errors import AlreadyExists, Failed, Usage
 from vbackup.settings import load_repository, locate
 from vbackup.wiring import create_repository, object_store, open_repository
 
@@ -31,6 +31,7 @@ DEFAULT_QDRANT = "http://localhost:6333"
 class Given:
     """What the options say."""
 
+    engine: Literal["qdrant", "pgvector"]
     postgres: str | None
     qdrant: str | None
     repository: str | None
@@ -61,6 +62,13 @@ class Prepared:
 @click.option(
     "--preset", type=click.Choice(template.presets()), help="Links of an application that is known."
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["qdrant", "pgvector"]),
+    default="qdrant",
+    show_default=True,
+    help="Where the vectors are; with pgvector there is no [qdrant] section.",
+)
 @click.option("--postgres", metavar="DSN", help=f"Default: ${{env:{DSN_VARIABLE}}}.")
 @click.option("--qdrant", metavar="URL", help=f"Default: {DEFAULT_QDRANT}.")
 @click.option("--repository", metavar="URL", help="Default: the folder `repository` beside FILE.")
@@ -74,11 +82,22 @@ def command(session: Session, /, output: Path | None, preset: str | None, **give
     repository is only opened. A new passphrase goes into a file that only you can read.
     """
     path = output or locate(session.config_path)
-    written = _write_new(path, template.render(_values(path, Given(**given)), preset))
+    written = _write_new(path, _text(path, Given(**given), preset))
     config = load_repository(path)
     generated = _generate_passphrase(config, session)
     prepared = _prepare(path, written, config, session, generated)
     emit(session, _document(prepared), lambda screen: _render(screen, prepared))
+
+
+def _text(path: Path, given: Given, preset: str | None) -> str:
+    if given.engine == "qdrant":
+        return template.render(_values(path, given), preset)
+    if preset:
+        raise Usage(
+            f"the preset {preset!r} is for Qdrant",
+            hint="leave out --preset, and write a [[link]] with vectors (docs/pgvector.md)",
+        )
+    return template.render(_values(path, given), without="qdrant")
 
 
 def _values(path: Path, given: Given) -> dict[str, str | None]:
@@ -86,10 +105,13 @@ def _values(path: Path, given: Given) -> dict[str, str | None]:
     beside = (path.parent / "repository").absolute().as_uri()
     values: dict[str, str | None] = {
         "postgres.dsn": _dsn(given.postgres),
-        "qdrant.url": given.qdrant or DEFAULT_QDRANT,
         "repository.url": given.repository or beside,
     }
-    if os.environ.get(API_KEY_VARIABLE):
+    if given.engine == "pgvector":
+        values["vectors.engine"] = given.engine
+    else:
+        values["qdrant.url"] = given.qdrant or DEFAULT_QDRANT
+    if os.environ.get(API_KEY_VARIABLE) and given.engine == "qdrant":
         values["qdrant.api_key"] = f"${{env:{API_KEY_VARIABLE}}}"
     if given.endpoint_url:
         values["repository.endpoint_url"] = given.endpoint_url

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from vbackup.engine.lag import LagReport
     from vbackup.engine.links import Target
-    from vbackup.ports import CandidateWatermark, PointSource
+    from vbackup.ports import CandidateWatermark, PointReader
     from vbackup.postgres.probe import SourceProbe
+    from vbackup.postgres.vector_probe import VectorProbe
 
 Block = TypeVar("Block")
 SAMPLE = 1000
@@ -61,7 +62,29 @@ def _source(probe: SourceProbe) -> str:
     return f"{probe.kind} {probe.name}, key {types} ({unique}), about {probe.rows_estimate:,} rows"
 
 
-def matched(target: Target, rows: CandidateWatermark, points: PointSource) -> str:
+def vectors_described(probes: Sequence[VectorProbe]) -> str:
+    """Where vectors are and how they are searched. Raises Attention."""
+    text = "; ".join(map(_vectors, probes))
+    problems = [problem for probe in probes for problem in probe.problems]
+    if problems:
+        raise Attention(text, "; ".join(problems))
+    return text
+
+
+def _vectors(probe: VectorProbe) -> str:
+    size = f"({probe.declared})" if probe.declared else ""
+    index = ", ".join(probe.indexes) or "none"
+    extension = f", pgvector {probe.extension}" if probe.extension else ""
+    return f"{probe.table}.{probe.column}, {probe.type}{size}, index: {index}{extension}"
+
+
+def _unversioned(target: Target) -> str:
+    if target.link.vectors:
+        return "set rows.version and vectors.version: without them stale vectors are not found"
+    return "set rows.version and point.version: without them a backup is best effort"
+
+
+def matched(target: Target, rows: CandidateWatermark, points: PointReader) -> str:
     """How many of a sample of points have their row. Raises Attention."""
     link = target.link
     with _first(rows.rows(link)) as block:
@@ -73,18 +96,16 @@ def matched(target: Target, rows: CandidateWatermark, points: PointSource) -> st
         where = ", ".join(f"payload:{path}" for path in link.ref)
         raise Attention(f"none of {sampled:,} points has {where}", "correct point.ref of the link")
     found = len(rows.lookup(link, refs))
+    other = "vectors.key" if link.vectors else "point.ref"
     text = f"{found:,} of {len(refs):,} sampled references have their row"
     if not found:
-        raise Attention(text, "correct rows.key or point.ref of the link")
+        raise Attention(text, f"correct rows.key or {other} of the link")
     if not link.keyed:
-        raise Attention(
-            f"{text}; no version on both sides",
-            "set rows.version and point.version: without them a backup is best effort",
-        )
+        raise Attention(f"{text}; no version on both sides", _unversioned(target))
     return text
 
 
-def _sample(target: Target, points: PointSource) -> tuple[int, list[str]]:
+def _sample(target: Target, points: PointReader) -> tuple[int, list[str]]:
     """How many points were looked at, and the keys they refer to."""
     sampled, refs = 0, set[str]()
     for collection in target.collections:

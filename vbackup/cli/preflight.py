@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vbackup import wiring
-from vbackup.cli.linkcheck import Attention, described, matched, seen
+from vbackup.cli.linkcheck import Attention, described, matched, seen, vectors_described
 from vbackup.errors import Refused, VbackupError
 from vbackup.quantity import size
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vbackup.engine.links import Target
     from vbackup.model.link import Link
     from vbackup.model.manifest import DatabaseFacts
-    from vbackup.ports import CandidateWatermark, Clock, PointSource, PointStoreFacts
+    from vbackup.ports import CandidateWatermark, Clock, PointReader, PointSource, PointStoreFacts
     from vbackup.postgres.source import PostgresSource
     from vbackup.settings import Settings
 
@@ -125,6 +125,8 @@ class Preflight:
             return None
         for link in wiring.links(config):
             self._probe(f"rows of {link.name}", partial(_rows, source, link))
+            if link.vectors:
+                self._probe(f"vectors of {link.name}", partial(_vectors, source, link))
         opened: list[CandidateWatermark] = []
 
         def tables() -> str:
@@ -166,21 +168,27 @@ class Preflight:
 
     def _targets(self) -> Sequence[Target]:
         """Links and the collections they match; what belongs to no link is a warning."""
-        from vbackup.engine.links import resolve
+        from vbackup.engine.links import resolve, vector_collections
 
-        if self.store is None:
-            return ()
-        names = {found.name: found.aliases for found in self.store.collections}
         config = self.settings.config
-        resolution = resolve(wiring.links(config), config.ignore, names)
+        links = wiring.links(config)
+        if config.qdrant is None:
+            names = vector_collections(links)
+        elif self.store is None:
+            return ()
+        else:
+            names = {found.name: found.aliases for found in self.store.collections}
+        resolution = resolve(links, config.ignore, names)
         for text in resolution.warnings:
             self._add(Check("links", "warning", text, "add a [[link]], or list it in `ignore`"))
         return resolution.targets
 
     def _check_link(
-        self, target: Target, rows: CandidateWatermark | None, points: PointSource | None
+        self, target: Target, rows: CandidateWatermark | None, points: PointReader | None
     ) -> None:
         name = f"link {target.link.name}"
+        if rows and target.link.vectors:
+            points = wiring.vectors()(rows, [target.link])
         if rows is None or points is None:
             self._skip(name)
             return
@@ -267,6 +275,10 @@ def _privileges(source: PostgresSource) -> str:
     if problems:
         raise Refused("; ".join(problems))
     return "enough for a backup"
+
+
+def _vectors(source: PostgresSource, link: Link) -> str:
+    return vectors_described(source.vector_probe(link))
 
 
 def _rows(source: PostgresSource, link: Link) -> str:

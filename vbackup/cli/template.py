@@ -24,11 +24,14 @@ def presets() -> tuple[str, ...]:
     return tuple(sorted(name.removesuffix(".toml") for name in found if name.endswith(".toml")))
 
 
-def render(values: Mapping[str, str | None], preset: str | None = None) -> str:
+def render(
+    values: Mapping[str, str | None], preset: str | None = None, *, without: str | None = None
+) -> str:
     """The text of a configuration file.
 
-    `values` are strings by key path (`postgres.dsn`); None comments the key out."""
-    text = example()
+    `values` are strings by key path (`postgres.dsn`); None comments the key out. `without` is a
+    section that is commented out as a whole."""
+    text = _commented_out(example(), without) if without else example()
     for path, value in values.items():
         section, _, key = path.rpartition(".")
         text = _set(text, section, key, None if value is None else json.dumps(value))
@@ -44,6 +47,14 @@ def _with_preset(text: str, name: str) -> str:
     before, _, after = text.partition(LINKS)
     legend = after[after.index(LEGEND) :]
     return before.removesuffix("#\n") + f"\n{links}\n{legend}"
+
+
+def _commented_out(text: str, section: str) -> str:
+    start = text.index(f"\n[{section}]") + 1
+    end = text.index("\n\n", start)
+    lines = text[start:end].split("\n")
+    shown = "\n".join(line if line.startswith("#") else f"#{line}" for line in lines)
+    return text[:start] + shown + text[end:]
 
 
 def _set(text: str, section: str, key: str, value: str | None) -> str:

@@ -1,14 +1,15 @@
 """A search application over PostgreSQL and Qdrant, as the demo and the torture tests run it.
 
 Documents of users are cut into chunks; a chunk's text is searched by the points made of it.
-PostgreSQL is the record, Qdrant follows it, in the order and with the lag the scenario says.
+PostgreSQL is the record, Qdrant (or a column that pgvector keeps) follows it, in the order and
+with the lag the scenario says.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from random import Random
 from types import TracebackType
 from typing import Self
@@ -17,11 +18,13 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from vbackup.config import LinkConfig, PointConfig, RowsConfig
-from vbackup.demo.content import Change, Key, parts, revised
+from vbackup.config import LinkConfig, LinkVectorsConfig, PointConfig, RowsConfig
+from vbackup.demo.content import Change, Key, parts, points, revised
 from vbackup.demo.corpus import Passage, library
 from vbackup.demo.index_queue import IndexQueue
 from vbackup.demo.ledger import Ledger
+from vbackup.demo.pgvector_store import PgvectorStore
+from vbackup.demo.point_store import PointStore
 from vbackup.demo.point_writer import PointWriter
 from vbackup.demo.scenario import Scenario
 from vbackup.demo.vector_store import VectorStore
@@ -58,7 +61,8 @@ CREATE INDEX ON chunks (document_id);
 class Application:
     """One application with its own database and collection, both named `name`.
 
-    `server` is the conninfo of a database to create others from; it needs CREATEDB. Use as a
+    `server` is the conninfo of a database to create others from; it needs CREATEDB. `qdrant` is
+    not looked at with the engine pgvector. Use as a
     context manager: leaving it stops all threads and keeps the data. Raises vbackup errors.
     """
 
@@ -69,7 +73,11 @@ class Application:
         self.name = name
         self.dsn = make_conninfo(server, dbname=name)
         self._server = server
-        self.store = VectorStore(qdrant, name, api_key=api_key)
+        self.store: PointStore = (
+            PgvectorStore(self.dsn)
+            if scenario.engine == "pgvector"
+            else VectorStore(qdrant, name, api_key=api_key)
+        )
         self._stop = threading.Event()
         self._ledger = Ledger(scenario.keys)
         self._points = PointWriter(self.store, scenario)
@@ -159,6 +167,20 @@ class Application:
         self._queue.close()
         self.store.close()
 
+    def embed(self, keys: Iterable[str]) -> None:
+        """Embed published rows again, as the indexer does with a re-embed list."""
+        with self._connect(self.dsn) as connection:
+            rows = connection.execute(
+                "SELECT chunks.id, text, version, title, section FROM chunks"
+                " JOIN documents ON document_id = documents.id"
+                " WHERE status = 'published' AND chunks.id::text = ANY (%s)",
+                (list(keys),),
+            ).fetchall()
+        for key, text, version, title, section in rows:
+            name = key if isinstance(key, int) else str(key)
+            change = Change(name, version, text, Passage(title, section, text))
+            self.store.upsert(points(change, self.scenario), wait=True)
+
     def drop(self) -> None:
         """The disaster: the database and the collection are gone."""
         with self._connect(self._server) as connection:
@@ -203,6 +225,8 @@ class Application:
     def link(self) -> LinkConfig:
         """How this application's rows own its points, as a configuration says it."""
         scenario = self.scenario
+        if scenario.engine == "pgvector":
+            return self._vectors_link()
         many = scenario.points == "many"
         return LinkConfig(
             name="chunks",
@@ -222,6 +246,15 @@ class Application:
                 cardinality=scenario.points,
             ),
         )
+
+    def _vectors_link(self) -> LinkConfig:
+        rows = RowsConfig(
+            table="public.chunks", key=("id",), version="version", live="status = 'published'"
+        )
+        vectors = LinkVectorsConfig(
+            column="embedding", version="embedded_version", dimensions=self.scenario.dimensions
+        )
+        return LinkConfig(name="chunks", collection=self.name, rows=(rows,), vectors=vectors)
 
     # -------------------------------------------------------------- how
 

@@ -21,13 +21,14 @@ from vbackup.settings import load
 
 NAME = "manual"
 
-_LINK = """
+_WATERMARK = """
 [watermark]
 # The lag is known here: the application never lets a point follow its row later than this.
 lead_in = "{lag:g}s"
 max_index_lag = "{lag:g}s"
 work_dir = {work}
-
+"""
+_LINK = """
 [[link]]
 name = "chunks"
 collection = "{name}"
@@ -38,6 +39,17 @@ table = "public.chunks"
 key = "id"
 version = "version"
 live = "status = 'published'"
+"""
+_VECTORS = """
+[vectors]
+engine = "pgvector"
+
+[[link]]
+name = "chunks"
+rows = [
+    {{ table = "public.chunks", key = "id", version = "version", live = "status = 'published'" }},
+]
+vectors = {{ column = "embedding", version = "embedded_version", dimensions = {dimensions} }}
 """
 
 
@@ -61,13 +73,11 @@ class Ground:
         return self.sandbox.repository_url
 
     def application(self, scenario: Scenario) -> Application:
-        return Application(
-            self.sandbox.postgres.admin_dsn,
-            self.sandbox.qdrant.url,
-            NAME,
-            scenario,
-            api_key=self.sandbox.qdrant.api_key or "",
-        )
+        server = self.sandbox.postgres.admin_dsn
+        if scenario.engine == "pgvector":
+            return Application(server, "", NAME, scenario)
+        qdrant = self.sandbox.qdrant
+        return Application(server, qdrant.url, NAME, scenario, api_key=qdrant.api_key or "")
 
     def usual_script(self, application: Application) -> UsualScript:
         server = self.sandbox.postgres
@@ -82,8 +92,10 @@ class Ground:
             text = config_toml(self.sandbox, database=NAME, passphrase_file=passphrase)
             # A JSON string is a TOML string.
             work = json.dumps(str(self.sandbox.directory / "work"))
-            link = _LINK.format(name=NAME, lag=scenario.lag.slow + 0.2, work=work)
-            write_private(self.config_file, text + link)
+            mark = _WATERMARK.format(lag=scenario.lag.slow + 0.2, work=work)
+            link = _VECTORS if scenario.engine == "pgvector" else _LINK
+            link = link.format(name=NAME, dimensions=scenario.dimensions)
+            write_private(self.config_file, text + mark + link)
         return load(self.config_file).config
 
 

@@ -15,8 +15,8 @@ import psycopg
 
 from vbackup.demo.content import Change, Key, points
 from vbackup.demo.corpus import Passage
+from vbackup.demo.point_store import PointStore
 from vbackup.demo.scenario import Scenario
-from vbackup.demo.vector_store import VectorStore
 
 _TOLERANCE = 1e-4
 _KINDS = (
@@ -84,7 +84,7 @@ class StoredRow:
     live: bool
 
 
-def compare(dsn: str, store: VectorStore, scenario: Scenario) -> Comparison:
+def compare(dsn: str, store: PointStore, scenario: Scenario) -> Comparison:
     """Compare the database of `dsn` with the store's collection. Both must be at rest."""
     rows = _rows(dsn)
     held = _points(store)
@@ -109,7 +109,7 @@ def _rows(dsn: str) -> dict[str, StoredRow]:
         }
 
 
-def _points(store: VectorStore) -> dict[str, list[dict[str, Any]]]:
+def _points(store: PointStore) -> dict[str, list[dict[str, Any]]]:
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for page in store.scroll():
         for point in page:

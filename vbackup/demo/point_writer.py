@@ -7,15 +7,15 @@ from collections.abc import Iterable, Sequence
 from random import Random
 
 from vbackup.demo.content import Change, Key, point_id, points
+from vbackup.demo.point_store import PointStore
 from vbackup.demo.scenario import Scenario
-from vbackup.demo.vector_store import VectorStore
 
 
 class PointWriter:
     """Knows how many points each key has now. The caller keeps the changes of one key in order
     and never writes the same key from two threads."""
 
-    def __init__(self, store: VectorStore, scenario: Scenario) -> None:
+    def __init__(self, store: PointStore, scenario: Scenario) -> None:
         self._store = store
         self._scenario = scenario
         self._mutex = threading.Lock()

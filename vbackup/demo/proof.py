@@ -9,8 +9,8 @@ import psycopg
 
 from vbackup.demo.content import parts, point_id
 from vbackup.demo.embedding import embed, embed_all
+from vbackup.demo.point_store import PointStore
 from vbackup.demo.scenario import Scenario
-from vbackup.demo.vector_store import VectorStore
 
 QUESTIONS = (
     "raise an exception inside an except clause",
@@ -32,8 +32,8 @@ class Answer:
     hits: frozenset[str]
 
 
-def search(store: VectorStore, scenario: Scenario, section: str = "") -> list[Answer]:
-    """Ask Qdrant, exactly, in the whole collection or in one section of it."""
+def search(store: PointStore, scenario: Scenario, section: str = "") -> list[Answer]:
+    """Ask for the nearest, exactly, in the whole store or in one section of it."""
     answers = []
     for question in QUESTIONS:
         vector = embed(question, scenario.dimensions).tolist()
@@ -45,7 +45,7 @@ def search(store: VectorStore, scenario: Scenario, section: str = "") -> list[An
 
 
 def computed(dsn: str, scenario: Scenario) -> list[Answer]:
-    """What the rows' own texts say the answers must be, without Qdrant."""
+    """What the rows' own texts say the answers must be, without any index."""
     with psycopg.connect(dsn) as connection:
         rows = connection.execute(
             "SELECT chunks.id, text, title FROM chunks JOIN documents ON document_id = documents.id"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
+Engine = Literal["qdrant", "pgvector"]
 Order = Literal["row-first", "point-first", "in-transaction"]
 
 
@@ -49,10 +50,12 @@ class Scenario:
 
     `points="many"` gives a row one to four points and needs `link="payload"`. Without
     `versioned` the payload has no key that a link could compare; the revision is still there
-    under a name of its own, for the oracle alone. `unwaited` is the share of point writes sent
-    with wait=false. `long_share` of the writes are transactions of several rows that stay open
-    for `long_seconds`. `fenced` writers hold the advisory fence around every dual write, which
-    needs `order="in-transaction"`. Documents of the section `archive` are never written to.
+    under a name of its own, for the oracle alone. With the engine `pgvector` vectors are a column
+    of their rows, which needs `order="row-first"`, `link="id"` and `versioned`. `unwaited` is the
+    share of point writes sent with wait=false. `long_share` of the writes are transactions of
+    several rows that stay open for `long_seconds`. `fenced` writers hold the advisory fence around
+    every dual write, which needs `order="in-transaction"`. Documents of the section `archive` are
+    never written to.
     """
 
     seed: int = 1
@@ -77,12 +80,17 @@ class Scenario:
     optimizers: bool = False
     fenced: bool = False
     archive: str = ""
+    engine: Engine = "qdrant"
 
     def __post_init__(self) -> None:
         if self.points == "many" and self.link == "id":
             raise ValueError("a row with many points needs a payload link")
         if self.fenced and self.order != "in-transaction":
             raise ValueError("the fence is held by a transaction around both writes")
+
+        in_rows = (self.order, self.link, self.versioned) == ("row-first", "id", True)
+        if self.engine == "pgvector" and not in_rows:
+            raise ValueError("a vector in its row follows it, has its id and says its version")
 
     @property
     def writers(self) -> int:

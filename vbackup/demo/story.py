@@ -12,7 +12,7 @@ from vbackup.demo import proof
 from vbackup.demo.application import Application
 from vbackup.demo.ground import Ground
 from vbackup.demo.oracle import Comparison, compare
-from vbackup.demo.scenario import Lag, Scenario
+from vbackup.demo.scenario import Engine, Lag, Scenario
 from vbackup.demo.usual_script import UsualScript
 from vbackup.engine.restoreplan import RestoreOptions
 from vbackup.errors import Failed
@@ -41,7 +41,8 @@ class Proof:
 @dataclass(slots=True)
 class StoryResult:
     """How it went. `lost` is the live pair before the disaster, `usual` what two dumps in a row
-    would have left of it (None when that was skipped), `restored` the oracle's verdict."""
+    would have left of it (None when that was skipped), `restored` the oracle's verdict.
+    `finished` is its verdict once the re-embed list was done, where vectors are in the rows."""
 
     manifest: Manifest
     writes: int
@@ -51,20 +52,29 @@ class StoryResult:
     restored: Comparison
     restore: RestoreResult
     answers: list[Proof]
+    finished: Comparison | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def proven(self) -> bool:
-        """No wrong pair, nothing missing that is not on the re-embed list, the same answers."""
+        """No wrong pair, nothing missing that is not on the re-embed list, the same answers.
+
+        Vectors in the rows are as they were at the watermark: those that were behind then are on
+        the list, and nothing is wrong once it was done."""
+        wrong, listed = self.restored.wrong, {line.key for line in self.restore.applied.reembed}
+        behind = self.restored.unfinished
+        if self.finished:
+            wrong = (wrong - self.restored.stale) | self.finished.wrong | self.finished.unfinished
+            behind |= self.restored.stale
         return (
-            not self.restored.wrong
-            and self.restored.unfinished == {line.key for line in self.restore.applied.reembed}
+            not wrong
+            and behind == listed
             and self.restore.clean
             and all(answer.same_as_before and answer.same_as_rows for answer in self.answers)
         )
 
 
-def scenario(rows: int, seed: int = 1) -> Scenario:
+def scenario(rows: int, seed: int = 1, engine: Engine = "qdrant") -> Scenario:
     """The demo's application: id links, versions, several writers, an indexer that lags."""
     return Scenario(
         seed=seed,
@@ -74,6 +84,7 @@ def scenario(rows: int, seed: int = 1) -> Scenario:
         writes_per_second=150,
         lag=Lag(slow=1.0),
         archive=ARCHIVE,
+        engine=engine,
     )
 
 
@@ -81,13 +92,20 @@ class Story:
     """One telling on servers that are up. Raises vbackup errors."""
 
     def __init__(
-        self, ground: Ground, rows: int, reporter: Reporter, clock: Clock, *, usual: bool = True
+        self,
+        ground: Ground,
+        rows: int,
+        reporter: Reporter,
+        clock: Clock,
+        *,
+        usual: bool = True,
+        engine: Engine = "qdrant",
     ) -> None:
         self._ground = ground
         self._reporter = reporter
         self._clock = clock
-        self._with_usual = usual
-        self._scenario = scenario(rows)
+        self._with_usual = usual and engine == "qdrant"
+        self._scenario = scenario(rows, engine=engine)
         self._seconds: dict[str, float] = {}
 
     def tell(self) -> StoryResult:
@@ -105,12 +123,13 @@ class Story:
                 app.quiesce()
             lost = compare(app.dsn, app.store, self._scenario)
             compared = usual.restore_and_compare() if usual else None
-            with self._step("disaster: drop the database, delete the collection"):
+            with self._step(self._disaster):
                 app.drop()
             self._expect_nothing(app)
             restore = self._restore(backup.manifest.id)
             with self._step("prove it"):
                 found = compare(app.dsn, app.store, self._scenario)
+                finished = self._finish(app, restore)
                 answers = self._answers(app, before)
             return StoryResult(
                 manifest=backup.manifest,
@@ -121,10 +140,23 @@ class Story:
                 restored=found,
                 restore=restore,
                 answers=answers,
+                finished=finished,
                 seconds=self._seconds,
             )
 
     # -------------------------------------------------------------- steps
+
+    @property
+    def _disaster(self) -> str:
+        more = "" if self._scenario.engine == "pgvector" else ", delete the collection"
+        return f"disaster: drop the database{more}"
+
+    def _finish(self, app: Application, restore: RestoreResult) -> Comparison | None:
+        """Embed the rows whose vectors were behind at the watermark; what is left then."""
+        if self._scenario.engine == "qdrant":
+            return None
+        app.embed(line.key for line in restore.applied.reembed)
+        return compare(app.dsn, app.store, self._scenario)
 
     def _load(self, app: Application) -> None:
         rows = self._scenario.rows

@@ -18,6 +18,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from vbackup.demo.application import Application
 from vbackup.demo.oracle import Comparison, compare
+from vbackup.demo.vector_store import VectorStore
 from vbackup.errors import Failed
 
 _VARIABLES = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD"}
@@ -62,8 +63,7 @@ class UsualScript:
     def _restore(self, name: str) -> Comparison:
         dsn = make_conninfo(self.server, dbname=name)
         self._run("pg_restore", "--no-owner", "--dbname", name, str(self._dump_file))
-        source = self.application.store
-        with source.sibling(name) as store:
+        with self._qdrant.sibling(name) as store:
             store.drop()
             try:
                 store.upload_snapshot(self._snapshot_file)
@@ -75,7 +75,14 @@ class UsualScript:
         self._run("pg_dump", "-Fc", "--file", str(self._dump_file), self.application.name)
 
     def _snapshot(self) -> None:
-        self.application.store.download_snapshot(self._snapshot_file)
+        self._qdrant.download_snapshot(self._snapshot_file)
+
+    @property
+    def _qdrant(self) -> VectorStore:
+        store = self.application.store
+        if not isinstance(store, VectorStore):
+            raise Failed("only a pair of two stores can be backed up one after the other")
+        return store
 
     @property
     def _dump_file(self) -> Path:

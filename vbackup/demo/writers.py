@@ -20,6 +20,18 @@ from vbackup.demo.scenario import Scenario
 
 _MOST_ROWS_OF_A_LONG_TRANSACTION = 6
 
+# A vector that is a column goes in the same statement.
+_DRAFT = {
+    "qdrant": (
+        "UPDATE chunks SET status = 'draft', version = %(version)s, updated_at = now()"
+        " WHERE id = %(key)s"
+    ),
+    "pgvector": (
+        "UPDATE chunks SET status = 'draft', version = %(version)s, updated_at = now(),"
+        " embedding = NULL, embedded_version = NULL WHERE id = %(key)s"
+    ),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Desk:
@@ -194,10 +206,7 @@ def _statement(edit: Edit, change: Change, scenario: Scenario) -> tuple[str, dic
     if edit.after == "deleted":
         return "DELETE FROM chunks WHERE id = %(key)s", values
     if change.text is None:
-        return (
-            "UPDATE chunks SET status = 'draft', version = %(version)s, updated_at = now()"
-            " WHERE id = %(key)s"
-        ), values
+        return _DRAFT[scenario.engine], values
     values |= {"title": edit.passage.title, "points": len(parts(change.text, scenario))}
     if edit.before == "deleted":
         return (

@@ -109,6 +109,8 @@ def _steps(plan: RestorePlan) -> list[PlanStep]:
         steps.append(PlanStep(what, "restored collections", patch.artifact.length))
     if plan.database is not None and plan.names:
         steps.append(PlanStep("reconcile", f"{plan.database} and its collections"))
+    if plan.database is not None and any(link.vectors for link in manifest.links):
+        steps.append(PlanStep("reconcile", f"{plan.database} and its vectors"))
     if plan.in_place:
         live = manifest.postgres.facts.database
         steps.append(PlanStep("keep the live pair under other names", live))

@@ -27,6 +27,7 @@ from vbackup.postgres.failures import translated
 from vbackup.postgres.probe import SourceProbe, probe
 from vbackup.postgres.row_plan import RowPlan, plan
 from vbackup.postgres.snapshot import BEGIN, Candidate, SnapshotView, export
+from vbackup.postgres.vector_probe import VectorProbe, vector_probes
 
 
 class PostgresSource:
@@ -149,6 +150,13 @@ class PostgresSource:
         doing = f"looking at link {link.name}"
         with translated(doing, configured=True), self._session() as connection:
             return [probe(connection, source) for source in link.rows]
+
+    def vector_probe(self, link: Link) -> list[VectorProbe]:
+        """What `check` shows of the vectors that pgvector keeps for a link. Raises NotFound,
+        Usage."""
+        doing = f"looking at the vectors of link {link.name}"
+        with translated(doing, configured=True), self._session() as connection:
+            return vector_probes(connection, link)
 
     def problems(self) -> list[str]:
         """What would make a backup of this database fail, one line each; for `check`."""

@@ -94,3 +94,22 @@ def test_ctrl_c_takes_the_servers_down(place: Path) -> None:
     assert running.returncode == 130, "".join(said) + rest
     assert not place.exists()
     assert status(place).alive == ()
+
+
+@pytest.mark.parametrize("version", [16, 18])
+def test_the_same_story_in_postgresql_alone(place: Path, version: int) -> None:
+    told = vbackup(
+        "demo", "--engine", "pgvector", "--rows", "300",
+        "--postgres-version", str(version), "--dir", place,
+    )  # fmt: skip
+
+    assert told["proven"]
+    assert told["backup"]["qdrant"] is None
+    assert told["backup"]["watermark"]["exactness"] == "exact"
+    restored, finished = (told["drift"][name] for name in ("after_restore", "after_reembed"))
+    assert restored["missing"] + restored["stale"] == told["reembed"]
+    assert finished["rows"] == restored["rows"] > 0
+    assert sum(finished[kind] for kind in restored if kind not in ("rows", "points")) == 0
+    assert {answer["same_as_before"] for answer in told["answers"]} == {True}
+    assert {answer["same_as_rows"] for answer in told["answers"]} == {True}
+    assert not place.exists()

@@ -9,18 +9,24 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from pydantic import SecretStr
 
-from vbackup import wiring
+from vbackup import drilling, wiring
+from vbackup.cli.preflight import Check, Preflight
 from vbackup.clock import SystemClock
 from vbackup.config import Config
 from vbackup.engine.backup import BackupResult
+from vbackup.engine.drill import DrillResult
 from vbackup.engine.reconcile import Reconcile, ReconcileOptions, ReconcileResult
+from vbackup.engine.repair import RepairOptions
 from vbackup.engine.restore import RestoreResult
 from vbackup.engine.restoreplan import RestoreOptions
 from vbackup.engine.vectors import VectorPair
 from vbackup.model.finding import Finding
 from vbackup.progress import SilentReporter
+from vbackup.reconciling import repairer
 from vbackup.sandbox.servers import PostgresServer
+from vbackup.settings import Settings
 
 OWN = {"column": "embedding", "version": "embedded", "dimensions": 3}
 APART = {
@@ -77,7 +83,9 @@ class Documents:
             connection.execute(statement.encode(), values)
 
     def row(self, key: object, version: int = 1, *, live: bool = True) -> None:
-        self.run("INSERT INTO documents (id, version, live) VALUES (%s, %s, %s)", key, version, live)
+        self.run(
+            "INSERT INTO documents (id, version, live) VALUES (%s, %s, %s)", key, version, live
+        )
 
     def vector(self, key: object, version: int | None = 1, value: str = "[1,2,3]") -> None:
         if self.apart:
@@ -127,6 +135,28 @@ class Documents:
         return wiring.restore(
             self.config, backup.manifest.id, SilentReporter(), SystemClock(), options
         )
+
+    def check(self) -> dict[str, Check]:
+        preflight = Preflight(Settings(self.config, self.tmp_path / "c.toml", ()), SystemClock())
+        preflight.run()
+        return {check.name: check for check in preflight.checks}
+
+    def drill(self, backup_id: str) -> DrillResult:
+        config = self.config.drill.model_copy(
+            update={"postgres": SecretStr(self.server.admin_dsn), "postgres_bin_dir": self.bin_dir}
+        )
+        repository = wiring.open_repository(self.config.repository)
+        return drilling.drill(config, repository, SilentReporter(), SystemClock()).run(backup_id)
+
+    def repair(self) -> None:
+        with repairer(
+            self.config, SilentReporter(), SystemClock(), lambda _: None, self.tmp_path
+        ) as fix:
+            fix.run([], [], list, RepairOptions(frozenset(), self.tmp_path / "removed"))
+
+    @property
+    def bin_dir(self) -> Path | None:
+        return Path(self.server.bin_dir) if self.server.bin_dir else None
 
     @property
     def restored(self) -> str:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import psycopg
 import pytest
 
+from vbackup import wiring
+from vbackup.cli.verification import Verification
+from vbackup.clock import SystemClock
+from vbackup.errors import Refused, Usage
 from vbackup.model.patch import Reembed
+from vbackup.progress import SilentReporter
 
 pytestmark = pytest.mark.integration
 
@@ -123,8 +129,6 @@ def test_under_writers_rows_and_vectors_are_seen_in_one_snapshot(documents, apar
 
 
 def test_a_column_without_vectors_is_refused(documents) -> None:
-    from vbackup.errors import Usage
-
     vectors = {"column": "version"}
     documents.links = [documents.link(vectors=vectors)]
     with pytest.raises(Usage, match="holds no vectors"):
@@ -147,12 +151,9 @@ def test_all_types_of_vectors(documents, apart: bool, type_: str, value: str) ->
     documents.run(f"ALTER TABLE documents ADD COLUMN embedding {type_}")
     documents.row(1)
     documents.row(2)
-    documents.run(
-        f"UPDATE documents SET embedding = '{value}'::{type_}, embedded = 1 WHERE id = 1"
-    )
+    documents.run(f"UPDATE documents SET embedding = '{value}'::{type_}, embedded = 1 WHERE id = 1")
     [report] = documents.reconcile().reports
     assert (report.points, report.missing, report.warnings) == (1, 1, [])
-
 
 
 def test_composite_text_keys_and_several_vectors_a_row(documents, apart: bool) -> None:
@@ -171,3 +172,96 @@ def test_composite_text_keys_and_several_vectors_a_row(documents, apart: bool) -
     found = documents.findings()
     assert found.keys() == {("wrong_count", '["b","/"]'), ("orphan", '["c","/"]')}
     assert documents.reconcile(confirm=True, max_index_lag=0.0).reports[0].drift == 2
+
+
+def test_check_shows_where_vectors_are_and_what_is_wrong(documents, apart: bool) -> None:
+    documents.row(1)
+    documents.vector(1)
+    found = documents.check()
+    where = "public.embeddings" if apart else "public.documents"
+    vectors = found["vectors of documents"]
+    assert vectors.status == "warning"
+    assert vectors.found.startswith(f"{where}.embedding, vector, index: none, pgvector 0.")
+    assert "every search reads all vectors" in vectors.advice
+    assert found["link documents"].found == "1 of 1 sampled references have their row"
+    assert found["link documents"].status == "ok"
+
+    documents.run(f"ALTER TABLE {where} ALTER COLUMN embedding TYPE vector(3)")
+    documents.run(f"CREATE INDEX ON {where} USING hnsw ((embedding::halfvec(3)) halfvec_l2_ops)")
+    vectors = documents.check()["vectors of documents"]
+    assert vectors.status == "ok"
+    assert vectors.found.startswith(f"{where}.embedding, vector(3), index: hnsw")
+
+    documents.links = [documents.link(vectors={**documents.link()["vectors"], "dimensions": 4})]
+    assert "says 4: every vector would" in documents.check()["vectors of documents"].advice
+
+
+def test_indexes_come_back(documents, apart: bool) -> None:
+    where = "embeddings" if apart else "documents"
+    documents.run(f"ALTER TABLE {where} ALTER COLUMN embedding TYPE vector(3)")
+    documents.run(f"CREATE INDEX nearest ON {where} USING hnsw (embedding vector_l2_ops)")
+    documents.run(f"ALTER TABLE {where} SET (parallel_workers = 2)")
+    for key in range(20):
+        documents.row(key)
+        documents.vector(key, value=f"[{key},0,1]")
+    assert documents.restore(documents.backup()).clean
+    with psycopg.connect(documents.server.dsn(documents.restored)) as connection:
+        row = connection.execute(
+            "SELECT indisvalid FROM pg_index WHERE indexrelid = 'nearest'::regclass"
+        ).fetchone()
+        nearest = connection.execute(
+            f"SELECT embedding FROM {where} ORDER BY embedding <-> '[7,0,1]' LIMIT 1"
+        ).fetchone()
+    assert row == (True,)
+    assert nearest == ("[7,0,1]",)
+
+
+def test_a_drill_proves_rows_and_vectors(documents, apart: bool) -> None:
+    for key in range(5):
+        documents.row(key)
+        documents.vector(key)
+    documents.row(6)
+    result = documents.drill(documents.backup().manifest.id)
+    assert result.proven, [check for check in result.checks if not check.ok]
+    assert "link documents" in {check.name for check in result.checks}
+    assert result.restored.reconcile.reports[0].expected_reembed == 1
+
+
+def test_offline_verification_reads_everything(documents, apart: bool) -> None:
+    documents.row(1)
+    documents.vector(1)
+    backup = documents.backup()
+    repository = wiring.open_repository(documents.config.repository)
+    verification = Verification(repository, SilentReporter(), SystemClock())
+    verification.run(backup.manifest.id, "offline", None)
+    assert verification.ok
+    assert {"offline", "streams"} <= {check.name for check in verification.checks}
+
+
+def test_commands_say_no_clearly(documents, apart: bool) -> None:
+    documents.row(1)
+    with pytest.raises(Refused, match="never changes rows"):
+        documents.repair()
+    with (
+        pytest.raises(Usage, match="nothing to restore"),
+        wiring.restorer(documents.config, SilentReporter(), SystemClock(), only="qdrant"),
+    ):
+        pass
+
+
+def test_a_server_with_an_older_extension_is_refused(documents, apart: bool) -> None:
+    manifest = documents.backup().manifest
+    newer = replace(
+        manifest.postgres,
+        facts=replace(
+            manifest.postgres.facts,
+            extensions=tuple(
+                replace(each, version="99.0") if each.name == "vector" else each
+                for each in manifest.postgres.facts.extensions
+            ),
+        ),
+    )
+    target = wiring.record_target(documents.config)
+    [problem] = target.preflight(newer, documents.restored)
+    assert problem.startswith("extension vector is 0.")
+    assert "the backup has 99.0" in problem

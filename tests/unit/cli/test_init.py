@@ -132,3 +132,20 @@ def test_a_value_keeps_its_remark() -> None:
 def test_the_template_knows_its_keys() -> None:
     with pytest.raises(KeyError):
         template.render({"qdrant.nonsense": "x"})
+
+
+def test_vectors_in_the_database_need_no_qdrant(
+    vb: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://app:sesame@db/app")
+    monkeypatch.setenv("QDRANT_API_KEY", "nobody asks for it")
+    assert vb("init", "--engine", "pgvector", "--json").code == 0
+    config = load(tmp_path / "vbackup.toml").config
+    assert config.qdrant is None
+    assert config.vectors.engine == "pgvector"
+
+
+def test_presets_are_for_qdrant(vb: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://app:sesame@db/app")
+    shown = vb("init", "--engine", "pgvector", "--preset", "dify", "--json")
+    assert shown.code == 2
