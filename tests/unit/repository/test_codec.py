@@ -99,6 +99,13 @@ def test_garbage_is_damaged_or_itself(found: int, stored: bytes, length: int) ->
         assert len(codec.expand(found, stored, length)) == length
 
 
+def test_planes_with_more_or_less_than_they_say_are_damaged() -> None:
+    packed = planes.pack(b"abcdefgh" * 10, 4, zstandard.ZstdCompressor(1).compress)
+    for wrong in (packed + b"x", packed[:-1], packed[:5], b"\x03" + packed[1:]):
+        with pytest.raises(Damaged):
+            codec.expand(codec.PLANES, wrong, 80)
+
+
 def test_an_unknown_codec_is_damaged() -> None:
     with pytest.raises(Damaged):
         codec.expand(9, b"", 0)

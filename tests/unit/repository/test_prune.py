@@ -412,6 +412,34 @@ def test_a_prune_that_lost_its_lease_deletes_no_packs(
     assert set(store.names("packs/")) >= set(packs)
 
 
+@pytest.mark.parametrize("which", [1, 2, 3, 4])
+def test_a_list_that_lags_costs_no_backup_its_packs_or_its_pin(
+    repository: Repository,
+    store: Any,
+    clock: Any,
+    reopen: REOPEN,
+    kit: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    which: int,
+) -> None:
+    """One of the lists of backups does not show the newest one yet."""
+    three_backups(repository, clock, kit)
+    repository.pin("b2")
+    scan, seen = store.scan, []
+
+    def lagging(prefix: str = "") -> Any:
+        seen.append(prefix)
+        hidden = seen.count("backups/") == which and prefix == "backups/"
+        return (s for s in scan(prefix) if not (hidden and s.key == "backups/b2/manifest"))
+
+    monkeypatch.setattr(store, "scan", lagging)
+    prune(repository, policy(keep_last=1), PruneOptions(grace=0))
+    assert seen.count("backups/") >= 4
+    monkeypatch.undo()
+    assert [summary.pinned for summary in reopen().backups() if summary.id == "b2"] == [True]
+    assert kit.contents(reopen(), "b2")["own"] == kit.noise(100_000, 12)
+
+
 def test_one_prune_at_a_time(repository: Repository, reopen: REOPEN) -> None:
     with repository.lease("pruner"), pytest.raises(Locked):
         prune(reopen(), policy(keep_last=1))
