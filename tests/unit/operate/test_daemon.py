@@ -302,7 +302,7 @@ def test_a_bug_in_a_job_is_said_and_the_daemon_stays(scene: Scene) -> None:
     def broken(_job: Any) -> Run:
         raise RuntimeError("a bug")
 
-    scene.runner.run = broken  # type: ignore[method-assign]
+    scene.runner.run = broken  # type: ignore[method-assign,assignment]
     with scene.daemon(config(backup="0 0 * * *")) as daemon:
         until(lambda: bool(scene.notes.warnings))
         assert daemon.working()
