@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vbackup import wiring
@@ -16,8 +17,11 @@ if TYPE_CHECKING:
     from vbackup.engine.offline import OfflinePair
     from vbackup.engine.reconcile import Reconcile, ReconcileOptions
     from vbackup.engine.repair import Repair
+    from vbackup.engine.revival import FromBackup
+    from vbackup.engine.stored import StoredPoints
     from vbackup.model.blocks import PointBlock, PointId
     from vbackup.model.link import Link
+    from vbackup.model.manifest import Manifest
     from vbackup.model.patch import Reembed
     from vbackup.ports import Clock, Reporter, Repository
 
@@ -82,8 +86,10 @@ def repairer(
     clock: Clock,
     reembed: Callable[[Reembed], None],
     work_dir: Path,
+    from_backup: FromBackup | None = None,
 ) -> Iterator[Repair]:
-    """What repairs the live pair; `reembed` gets the rows that the indexer must do again."""
+    """What repairs the live pair; `reembed` gets the rows that the indexer must do again: those
+    whose points `from_backup` does not have in the row's version."""
     from vbackup.engine.reconcile import live_rows
     from vbackup.engine.repair import Repair
     from vbackup.engine.reread import Reread
@@ -103,7 +109,22 @@ def repairer(
         facts = points.facts(config.qdrant.patterns)
         aliases = {alias: found.name for found in facts.collections for alias in found.aliases}
         reread = Reread(live_rows(records), points, work_dir, aliases)
-        yield Repair(reread, LiveEditor(cluster), reporter, reembed)
+        yield Repair(reread, LiveEditor(cluster), reporter, reembed, from_backup)
+
+
+def points_of_backup(
+    repository: Repository,
+    manifest: Manifest,
+    collections: Collection[str],
+    reporter: Reporter,
+    work_dir: Path | None = None,
+) -> AbstractContextManager[StoredPoints]:
+    """Whole points of these collections as a backup holds them, for `repairer`."""
+    from vbackup.engine.stored import stored_points
+    from vbackup.qdrant.offline import open_offline
+
+    opened = partial(open_offline, vectors=True)
+    return stored_points(repository, manifest, collections, opened, reporter, work_dir)
 
 
 def stored_pair(

@@ -69,6 +69,7 @@ def _render_repaired(screen: Screen, repaired: Repaired) -> None:
         [
             ("deleted", deleted or "nothing"),
             ("kept a copy in", done.removed_file),
+            ("from the backup", f"points of {done.revived:,} rows" if done.revived else None),
             ("to re-embed", f"{done.reembed:,} rows, see {repaired.reembed_file}")
             if repaired.reembed_file
             else ("to re-embed", "nothing"),

@@ -15,7 +15,14 @@ from vbackup.cli import options
 from vbackup.cli.compared import document, render, write_junit
 from vbackup.cli.evidence import Evidence
 from vbackup.cli.output import emit
-from vbackup.cli.repairing import REPAIRABLE, Repaired, asked_kinds, repair, unrepaired
+from vbackup.cli.repairing import (
+    REPAIRABLE,
+    Repaired,
+    asked_kinds,
+    chosen_backup,
+    repair,
+    unrepaired,
+)
 from vbackup.cli.session import Session
 from vbackup.errors import Findings, Refused, Usage
 from vbackup.reconciling import live_pair, stored_pair
@@ -40,6 +47,7 @@ class Asked:
     junit: Path | None
     backup: str | None
     repair: str | None
+    from_backup: str | None
     yes: bool
     force: bool
     confirm: bool
@@ -58,6 +66,9 @@ class Asked:
     metavar="KINDS",
     help="Repair these: orphans, not_live, duplicates, missing, stale, ahead, or all.",
 )
+@click.option(
+    "--from-backup", metavar="ID", help="With --repair: bring vectors back from this backup."
+)
 @click.option("--yes", is_flag=True, help="Do not ask before points are deleted.")
 @click.option("--force", is_flag=True, help="Repair beyond the runaway guard.")
 @click.option(
@@ -72,12 +83,18 @@ def command(session: Session, /, **given: Any) -> None:
 
     With --backup the pair of a stored backup is compared, as a restore would leave it. With
     --repair points that must go are deleted, each looked at again right before and written to a
-    file first; rows whose points must come go to the --reembed file. Rows are never touched.
+    file first; rows whose points must come go to the --reembed file, but for those whose version
+    --from-backup still has: their points are written back. Rows are never touched.
     Exit code 3 when rows and points do not agree and were not repaired.
     """
     asked = Asked(**given)
     if asked.repair and asked.backup:
         raise Usage("--repair is for the live pair, --backup is not")
+    if asked.from_backup and not asked.repair:
+        raise Usage(
+            "--from-backup says where --repair takes vectors from",
+            hint="vbackup reconcile --repair missing,stale,ahead --from-backup latest",
+        )
     if asked.repair and session.config.qdrant is None:
         raise Refused(
             "--repair deletes points of Qdrant; vectors in the database are the application's rows",
@@ -121,6 +138,7 @@ def _repair(session: Session, asked: Asked) -> None:
     from vbackup.engine.confirm import FindingFile
 
     kinds = asked_kinds(asked.repair or "")
+    stored = chosen_backup(session, asked.from_backup) if asked.from_backup else None
     with (
         tempfile.TemporaryDirectory(prefix="vbackup-repair-") as scratch,
         closing(FindingFile(Path(scratch))) as findings,
@@ -133,7 +151,7 @@ def _repair(session: Session, asked: Asked) -> None:
             findings.add(finding)
 
         result = _compare(session, asked, sink)
-        done = repair(session, asked, kinds, result, findings, Path(scratch))
+        done = repair(session, asked, kinds, result, findings, Path(scratch), stored)
     left = unrepaired(result, kinds)
     _report(session, asked, result, evidence, done, ok=not left)
     if left:

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vbackup.cli.jsonl import LineFile
 from vbackup.cli.reembed import reembed_line
-from vbackup.reconciling import repairer
+from vbackup.errors import Refused
+from vbackup.reconciling import points_of_backup, repairer
+from vbackup.wiring import open_repository, work_directory
 
 if TYPE_CHECKING:
     from vbackup.cli.reconcile import Asked
     from vbackup.cli.session import Session
     from vbackup.engine.reconcile import ReconcileResult
     from vbackup.engine.repair import RepairKind, RepairResult
+    from vbackup.engine.revival import FromBackup
     from vbackup.model.finding import Finding
+    from vbackup.model.manifest import Manifest
     from vbackup.model.patch import Reembed
+    from vbackup.ports import Repository
 
 DELETING = ("orphans", "not_live", "duplicates")
 REPAIRABLE = ("missing", "orphans", "stale", "ahead", "not_live", "duplicates")
+RENEWED = {
+    "missing": ("missing", "wrong_count"),
+    "stale": ("stale",),
+    "ahead": ("ahead",),
+}
+"""By what is asked for: the counts of those rows whose points a backup may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +54,23 @@ def asked_kinds(text: str) -> frozenset[RepairKind]:
     return repair_kinds(text)
 
 
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The backup that vectors may come from."""
+
+    repository: Repository
+    manifest: Manifest
+
+
+def chosen_backup(session: Session, wanted: str) -> Chosen:
+    """Find it before anything is compared. Raises NotFound, and Refused when it holds no points."""
+    repository = open_repository(session.repository_config, session.clock)
+    manifest = repository.load(repository.resolve(wanted))
+    if manifest.qdrant is None:
+        raise Refused(f"backup {manifest.id} holds no Qdrant collections to take vectors from")
+    return Chosen(repository, manifest)
+
+
 def repair(
     session: Session,
     asked: Asked,
@@ -49,6 +78,7 @@ def repair(
     result: ReconcileResult,
     findings: Iterable[Finding],
     scratch: Path,
+    chosen: Chosen | None = None,
 ) -> Repaired:
     """Repair what was found. Raises Refused: not confirmed, or more than the guard allows."""
     from vbackup.engine.repair import RepairOptions, RepairResult
@@ -65,11 +95,42 @@ def repair(
         def reembed(line: Reembed) -> None:
             file.write(reembed_line(line))
 
-        with repairer(session.config, session.reporter, session.clock, reembed, scratch) as fix:
+        with (
+            _stored(session, chosen, kinds, result) as stored,
+            repairer(
+                session.config, session.reporter, session.clock, reembed, scratch, stored
+            ) as fix,
+        ):
             done = fix.run(result.targets, result.reports, lambda: findings, wanted)
     if not file.count and asked.reembed is None:
         path.unlink()
     return Repaired(done, path if path.exists() else None)
+
+
+def _stored(
+    session: Session,
+    chosen: Chosen | None,
+    kinds: frozenset[RepairKind],
+    result: ReconcileResult,
+) -> AbstractContextManager[FromBackup | None]:
+    """The backup's points of those links that need some; shard snapshots are large to read."""
+    counts = {count for kind in kinds for count in RENEWED.get(kind, ())}
+    short = {r.name for r in result.reports if any(getattr(r, count) for count in counts)}
+    if chosen is None or not short:
+        return nullcontext()
+    collections = {
+        name
+        for target in result.targets
+        if target.link.name in short
+        for name in target.collections
+    }
+    return points_of_backup(
+        chosen.repository,
+        chosen.manifest,
+        collections,
+        session.reporter,
+        work_directory(session.config),
+    )
 
 
 def unrepaired(result: ReconcileResult, kinds: frozenset[RepairKind]) -> list[str]:

@@ -7,7 +7,7 @@ with the patch applied: what a restore would give, compared before anybody needs
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,36 +63,14 @@ class OfflinePair:
     def _points(self, manifest: Manifest) -> Iterator[PointReader]:
         with tempfile.TemporaryDirectory(prefix="vbackup-offline-", dir=self.work_dir) as name:
             scratch = Path(name)
-            tars = self._fetch(manifest, scratch)
+            tars = fetch_shards(self.repository, manifest, scratch, self.reporter)
             with self.open_tars(tars, scratch / "unpacked") as reader:
-                yield PatchedPoints(reader, self._patch(manifest), self.project)
-
-    def _fetch(self, manifest: Manifest, scratch: Path) -> dict[str, list[Path]]:
-        """The shard snapshots as files; reading them verifies chunks, length and SHA-256."""
-        tars: dict[str, list[Path]] = {}
-        collections = manifest.qdrant.collections if manifest.qdrant else ()
-        for number, part in enumerate(collections):
-            tars[part.name] = []
-            for shard in part.shards:
-                path = scratch / f"{number}-{shard.id}.tar"
-                self._save(shard.artifact, path)
-                tars[part.name].append(path)
-        return tars
-
-    def _save(self, artifact: Artifact, path: Path) -> None:
-        step = self.reporter.step(f"read {artifact.name}", total=artifact.length)
-        with step as progress, path.open("wb") as file:
-            for block in self.repository.read(artifact):
-                file.write(block)
-                progress.advance(len(block))
-
-    def _patch(self, manifest: Manifest) -> Iterator[PatchLine]:
-        artifact = manifest.patch.artifact
-        return decode(self.repository.read(artifact)) if artifact else iter(())
+                patch = patch_lines(self.repository, manifest)
+                yield PatchedPoints(reader, patch, self.project)
 
     def _expected(self, manifest: Manifest) -> dict[str, frozenset[str]]:
         expected: dict[str, set[str]] = {}
-        for line in self._patch(manifest):
+        for line in patch_lines(self.repository, manifest):
             if isinstance(line, Reembed):
                 expected.setdefault(line.link, set()).add(line.key)
         return {link: frozenset(keys) for link, keys in expected.items()}
@@ -108,3 +86,39 @@ class OfflinePair:
             yield StoredRows(open_listing)
 
         return opened
+
+
+def fetch_shards(
+    repository: Repository,
+    manifest: Manifest,
+    directory: Path,
+    reporter: Reporter,
+    only: Collection[str] | None = None,
+) -> dict[str, list[Path]]:
+    """The shard snapshots of the collections (all, or `only` these) as files below `directory`.
+
+    Reading them verifies chunks, length and SHA-256: raises Damaged."""
+    tars: dict[str, list[Path]] = {}
+    for number, part in enumerate(manifest.qdrant.collections if manifest.qdrant else ()):
+        if only is not None and part.name not in only:
+            continue
+        tars[part.name] = []
+        for shard in part.shards:
+            path = directory / f"{number}-{shard.id}.tar"
+            _save(repository, shard.artifact, path, reporter)
+            tars[part.name].append(path)
+    return tars
+
+
+def patch_lines(repository: Repository, manifest: Manifest) -> Iterator[PatchLine]:
+    """The backup's patch, line by line; nothing where it has none."""
+    artifact = manifest.patch.artifact
+    return decode(repository.read(artifact)) if artifact else iter(())
+
+
+def _save(repository: Repository, artifact: Artifact, path: Path, reporter: Reporter) -> None:
+    step = reporter.step(f"read {artifact.name}", total=artifact.length)
+    with step as progress, path.open("wb") as file:
+        for block in repository.read(artifact):
+            file.write(block)
+            progress.advance(len(block))

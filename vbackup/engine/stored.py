@@ -7,17 +7,22 @@ to a work file once, so that memory holds no more than their keys and places.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
+from vbackup.engine.offline import fetch_shards, patch_lines
 from vbackup.engine.spill import spill_failed
 from vbackup.errors import Damaged
 from vbackup.model.blocks import Point, PointId
 from vbackup.model.link import Link
+from vbackup.model.manifest import Manifest
 from vbackup.model.patch import Delete, PatchLine, Upsert
+from vbackup.ports import Reporter, Repository
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Upsert).decode
@@ -29,6 +34,10 @@ class WholePoints(Protocol):
     def collections(self) -> Sequence[str]: ...
 
     def fetch(self, link: Link, collection: str, keys: Sequence[str]) -> dict[str, list[Point]]: ...
+
+
+OpenWhole = Callable[[Mapping[str, Sequence[Path]], Path], AbstractContextManager[WholePoints]]
+"""Opens shard snapshots with their vectors; the directory is to unpack into."""
 
 
 class StoredPoints:
@@ -88,3 +97,30 @@ class StoredPoints:
             ]
         except (OSError, msgspec.MsgspecError) as error:
             raise Damaged(f"the work file {self._path} cannot be read back: {error}") from error
+
+
+@contextmanager
+def stored_points(
+    repository: Repository,
+    manifest: Manifest,
+    collections: Collection[str],
+    open_whole: OpenWhole,
+    reporter: Reporter,
+    work_dir: Path | None = None,
+) -> Iterator[StoredPoints]:
+    """The points that a backup holds of these collections.
+
+    Their shard snapshots are read into `work_dir` first, vectors and all. Raises Damaged."""
+    with tempfile.TemporaryDirectory(prefix="vbackup-stored-", dir=work_dir) as name:
+        scratch = Path(name)
+        tars = fetch_shards(repository, manifest, scratch, reporter, collections)
+        patch = (
+            line
+            for line in patch_lines(repository, manifest)
+            if not isinstance(line, (Delete, Upsert)) or line.collection in collections
+        )
+        with (
+            open_whole(tars, scratch / "unpacked") as whole,
+            closing(StoredPoints(whole, patch, scratch / "upserts")) as points,
+        ):
+            yield points

@@ -57,6 +57,16 @@ class LivePair:
         path = f"/collections/{name or self.collection}/points/count"
         return int(self.qdrant.post(path, json={"exact": True}).json()["result"]["count"])
 
+    def vectors(self, ids: list[int]) -> dict[int, list[float]]:
+        """By id, of those points that exist."""
+        path = f"/collections/{self.collection}/points"
+        found = self.qdrant.post(path, json={"ids": ids, "with_vector": True}).json()["result"]
+        return {point["id"]: point["vector"] for point in found}
+
+    def remove(self, ids: list[int]) -> None:
+        path = f"/collections/{self.collection}/points/delete"
+        self.qdrant.post(path, params={"wait": "true"}, json={"points": ids}).raise_for_status()
+
     def collections(self) -> set[str]:
         listed = self.qdrant.get("/collections").json()["result"]["collections"]
         return {entry["name"] for entry in listed}

@@ -258,6 +258,25 @@ def test_reconcile_repairs_what_it_is_told_to(vb: Run, pair: Any, config_file: P
     assert (line["key"], line["version"]) == ("3", "2")
 
 
+def test_vectors_come_back_from_a_backup(
+    vb: Run, pair: Any, config_file: Path, backed_up: str
+) -> None:
+    before = pair.vectors([1, 2, 3, 4, 5])
+    pair.sql("UPDATE documents SET version = 2 WHERE id IN (4, 5)")
+    pair.remove([1, 2, 3, 4])
+    repaired = vb(
+        "reconcile", "--repair", "missing,stale", "--from-backup", backed_up,
+        "--reembed", "again.jsonl", "--json",
+    )  # fmt: skip
+    assert (repaired.code, repaired.json["repaired"]["revived"]) == (0, 3), repaired.err
+    lines = Path("again.jsonl").read_text(encoding="utf-8").splitlines()
+    assert sorted(json.loads(line)["key"] for line in lines) == ["4", "5"]
+    # 4 stays away: the backup has it in a version that its row no longer has.
+    assert pair.vectors([1, 2, 3, 4, 5]) == {n: before[n] for n in (1, 2, 3, 5)}
+    again = vb("reconcile", "--repair", "missing,stale", "--from-backup", "latest", "--json")
+    assert (again.code, again.json["repaired"]["revived"]) == (0, 0)
+
+
 def test_a_repair_of_nothing_does_nothing(vb: Run, pair: Any, config_file: Path) -> None:
     shown = vb("reconcile", "--repair", "all", "--json")
     assert (shown.code, shown.json["repaired"]["deleted"]) == (0, {})
@@ -269,6 +288,7 @@ def test_a_repair_of_nothing_does_nothing(vb: Run, pair: Any, config_file: Path)
     [
         (["--repair", "everything"], 2),
         (["--repair", "orphans", "--backup", "latest"], 2),
+        (["--from-backup", "latest"], 2),
         (["--link", "nonsense"], 5),
         (["--output", "no/such/folder/f.jsonl"], 2),
     ],
