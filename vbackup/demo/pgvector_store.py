@@ -6,9 +6,11 @@ import json
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 
 from vbackup.errors import Failed, Unreachable
 
@@ -46,6 +48,21 @@ class PgvectorStore:
         self._dsn = dsn
         self._mutex = threading.Lock()
         self._kept: psycopg.Connection | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def sibling(self, name: str) -> PgvectorStore:
+        """The vectors of another database of the same server."""
+        return PgvectorStore(make_conninfo(self._dsn, dbname=name))
 
     def create(self, dimensions: int, shards: int, *, optimizers: bool = False) -> None:  # noqa: ARG002
         """Add the column and its index; shards and optimizers are Qdrant's."""

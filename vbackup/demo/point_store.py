@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, Protocol, Self
 
 
 class PointStore(Protocol):
     """Points as Qdrant's REST has them, wherever they are kept. Thread-safe."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def sibling(self, name: str) -> PointStore:
+        """What the same server holds under another name (of a collection, or a database)."""
+        ...
 
     def create(self, dimensions: int, shards: int, *, optimizers: bool = False) -> None: ...
 

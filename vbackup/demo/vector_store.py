@@ -43,9 +43,9 @@ class VectorStore:
     def close(self) -> None:
         self._client.close()
 
-    def sibling(self, collection: str) -> VectorStore:
+    def sibling(self, name: str) -> VectorStore:
         """Another collection of the same server, with connections of its own."""
-        return VectorStore(self._url, collection, api_key=self._api_key)
+        return VectorStore(self._url, name, api_key=self._api_key)
 
     def create(self, dimensions: int, shards: int, *, optimizers: bool = False) -> None:
         """Create the collection, with an index on the payload key that links to rows."""

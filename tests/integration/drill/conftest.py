@@ -31,6 +31,7 @@ from vbackup.config import (
 )
 from vbackup.demo.application import Application
 from vbackup.demo.scenario import Lag, Scenario
+from vbackup.demo.vector_store import VectorStore
 from vbackup.model.manifest import Manifest
 from vbackup.progress import SilentReporter
 from vbackup.repository.repository import Repository
@@ -131,7 +132,9 @@ class Drills:
         with psycopg.connect(self.origin.postgres.admin_dsn) as connection:
             rows = connection.execute("SELECT datname FROM pg_database").fetchall()
         found += [name for (name,) in rows if "vbackup_drill" in name]
-        listed = self.origin.app.store.call("GET", "/collections")["collections"]
+        store = self.origin.app.store
+        assert isinstance(store, VectorStore)
+        listed = store.call("GET", "/collections")["collections"]
         return found + [each["name"] for each in listed if "vbackup_drill" in each["name"]]
 
 

@@ -17,6 +17,7 @@ from vbackup.clock import SystemClock
 from vbackup.config import Config
 from vbackup.engine.backup import BackupResult
 from vbackup.engine.drill import DrillResult
+from vbackup.engine.inplace import InPlaceRestore, InPlaceResult
 from vbackup.engine.reconcile import Reconcile, ReconcileOptions, ReconcileResult
 from vbackup.engine.repair import RepairOptions
 from vbackup.engine.restore import RestoreResult
@@ -135,6 +136,18 @@ class Documents:
         return wiring.restore(
             self.config, backup.manifest.id, SilentReporter(), SystemClock(), options
         )
+
+    def restore_in_place(self, backup: BackupResult) -> InPlaceResult:
+        options = RestoreOptions(in_place=True)
+        with (
+            wiring.restorer(self.config, SilentReporter(), SystemClock()) as restore,
+            wiring.switch(self.config, SilentReporter(), SystemClock()) as switch,
+        ):
+            plan = restore.plan(backup.manifest.id, options)
+            live = plan.manifest.postgres.facts.database
+            done = InPlaceRestore(restore, switch, live, self.tmp_path).run(plan, options)
+            switch.drop_old(done.state)
+            return done
 
     def check(self) -> dict[str, Check]:
         preflight = Preflight(Settings(self.config, self.tmp_path / "c.toml", ()), SystemClock())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from typing import Any
 
 import psycopg
 import pytest
@@ -18,7 +19,7 @@ from vbackup.progress import SilentReporter
 pytestmark = pytest.mark.integration
 
 
-def test_every_kind_of_difference_is_found(documents, apart: bool) -> None:
+def test_every_kind_of_difference_is_found(documents: Any, apart: bool) -> None:
     for key in range(10):
         documents.row(key)
         documents.vector(key)
@@ -31,7 +32,7 @@ def test_every_kind_of_difference_is_found(documents, apart: bool) -> None:
     documents.vector(23)
     documents.row(24)
     documents.vector(24, value="[1,2]")
-    expected = {
+    expected: set[tuple[str, str | None]] = {
         ("missing", "20"), ("stale", "21"), ("ahead", "22"), ("not_live", "23"), ("missing", "24"),
     }  # fmt: skip
     if apart:
@@ -48,7 +49,7 @@ def test_every_kind_of_difference_is_found(documents, apart: bool) -> None:
     assert report.rows == 15
 
 
-def test_a_second_look_confirms_drift_and_forgets_what_healed(documents, apart: bool) -> None:
+def test_a_second_look_confirms_drift_and_forgets_what_healed(documents: Any, apart: bool) -> None:
     documents.row(1)
     documents.row(2)
     documents.vector(2, 7)
@@ -59,7 +60,7 @@ def test_a_second_look_confirms_drift_and_forgets_what_healed(documents, apart: 
     assert (report.missing, report.ahead, report.no_reference) == (1, 1, int(apart))
 
 
-def test_a_backup_knows_its_drift_and_a_restore_expects_it(documents, apart: bool) -> None:
+def test_a_backup_knows_its_drift_and_a_restore_expects_it(documents: Any, apart: bool) -> None:
     for key in range(50):
         documents.row(key)
         documents.vector(key)
@@ -82,7 +83,7 @@ def test_a_backup_knows_its_drift_and_a_restore_expects_it(documents, apart: boo
     assert (report.rows, report.expected_reembed, report.drift) == (52, 2, 0)
 
 
-def test_an_orphan_comes_back_as_drift(documents, apart: bool) -> None:
+def test_an_orphan_comes_back_as_drift(documents: Any, apart: bool) -> None:
     if not apart:
         pytest.skip("a column of the row itself has no orphans")
     documents.row(1)
@@ -94,7 +95,9 @@ def test_an_orphan_comes_back_as_drift(documents, apart: bool) -> None:
     assert restored.reconcile.reports[0].orphans == 1
 
 
-def test_under_writers_rows_and_vectors_are_seen_in_one_snapshot(documents, apart: bool) -> None:
+def test_under_writers_rows_and_vectors_are_seen_in_one_snapshot(
+    documents: Any, apart: bool
+) -> None:
     """Row and vector change in one transaction: any difference would be one of snapshots."""
     for key in range(200):
         documents.row(key)
@@ -128,7 +131,7 @@ def test_under_writers_rows_and_vectors_are_seen_in_one_snapshot(documents, apar
     assert backup.reports[0].clean
 
 
-def test_a_column_without_vectors_is_refused(documents) -> None:
+def test_a_column_without_vectors_is_refused(documents: Any) -> None:
     vectors = {"column": "version"}
     documents.links = [documents.link(vectors=vectors)]
     with pytest.raises(Usage, match="holds no vectors"):
@@ -144,7 +147,7 @@ def test_a_column_without_vectors_is_refused(documents) -> None:
         ("bit varying", "101"),
     ],
 )
-def test_all_types_of_vectors(documents, apart: bool, type_: str, value: str) -> None:
+def test_all_types_of_vectors(documents: Any, apart: bool, type_: str, value: str) -> None:
     if apart:
         pytest.skip("the type is the same wherever it is")
     documents.run("ALTER TABLE documents DROP COLUMN embedding")
@@ -156,7 +159,7 @@ def test_all_types_of_vectors(documents, apart: bool, type_: str, value: str) ->
     assert (report.points, report.missing, report.warnings) == (1, 1, [])
 
 
-def test_composite_text_keys_and_several_vectors_a_row(documents, apart: bool) -> None:
+def test_composite_text_keys_and_several_vectors_a_row(documents: Any, apart: bool) -> None:
     if not apart:
         pytest.skip("one column holds one vector")
     documents.run("CREATE TABLE pages (site text, path text, n int, PRIMARY KEY (site, path))")
@@ -174,7 +177,7 @@ def test_composite_text_keys_and_several_vectors_a_row(documents, apart: bool) -
     assert documents.reconcile(confirm=True, max_index_lag=0.0).reports[0].drift == 2
 
 
-def test_check_shows_where_vectors_are_and_what_is_wrong(documents, apart: bool) -> None:
+def test_check_shows_where_vectors_are_and_what_is_wrong(documents: Any, apart: bool) -> None:
     documents.row(1)
     documents.vector(1)
     found = documents.check()
@@ -196,7 +199,7 @@ def test_check_shows_where_vectors_are_and_what_is_wrong(documents, apart: bool)
     assert "says 4: every vector would" in documents.check()["vectors of documents"].advice
 
 
-def test_indexes_come_back(documents, apart: bool) -> None:
+def test_indexes_come_back(documents: Any, apart: bool) -> None:
     where = "embeddings" if apart else "documents"
     documents.run(f"ALTER TABLE {where} ALTER COLUMN embedding TYPE vector(3)")
     documents.run(f"CREATE INDEX nearest ON {where} USING hnsw (embedding vector_l2_ops)")
@@ -216,7 +219,7 @@ def test_indexes_come_back(documents, apart: bool) -> None:
     assert nearest == ("[7,0,1]",)
 
 
-def test_a_drill_proves_rows_and_vectors(documents, apart: bool) -> None:
+def test_a_drill_proves_rows_and_vectors(documents: Any, apart: bool) -> None:
     for key in range(5):
         documents.row(key)
         documents.vector(key)
@@ -227,7 +230,7 @@ def test_a_drill_proves_rows_and_vectors(documents, apart: bool) -> None:
     assert result.restored.reconcile.reports[0].expected_reembed == 1
 
 
-def test_offline_verification_reads_everything(documents, apart: bool) -> None:
+def test_offline_verification_reads_everything(documents: Any, apart: bool) -> None:
     documents.row(1)
     documents.vector(1)
     backup = documents.backup()
@@ -238,7 +241,7 @@ def test_offline_verification_reads_everything(documents, apart: bool) -> None:
     assert {"offline", "streams"} <= {check.name for check in verification.checks}
 
 
-def test_commands_say_no_clearly(documents, apart: bool) -> None:
+def test_commands_say_no_clearly(documents: Any, apart: bool) -> None:
     documents.row(1)
     with pytest.raises(Refused, match="never changes rows"):
         documents.repair()
@@ -249,7 +252,7 @@ def test_commands_say_no_clearly(documents, apart: bool) -> None:
         pass
 
 
-def test_a_server_with_an_older_extension_is_refused(documents, apart: bool) -> None:
+def test_a_server_with_an_older_extension_is_refused(documents: Any, apart: bool) -> None:
     manifest = documents.backup().manifest
     newer = replace(
         manifest.postgres,
@@ -265,3 +268,16 @@ def test_a_server_with_an_older_extension_is_refused(documents, apart: bool) -> 
     [problem] = target.preflight(newer, documents.restored)
     assert problem.startswith("extension vector is 0.")
     assert "the backup has 99.0" in problem
+
+
+def test_a_restore_in_place_takes_the_live_name(documents: Any, apart: bool) -> None:
+    documents.row(1)
+    documents.vector(1)
+    documents.row(2)
+    backup = documents.backup()
+    documents.run("DELETE FROM documents")
+    assert documents.findings().keys() == ({("orphan", "1")} if apart else set())
+    done = documents.restore_in_place(backup)
+    assert done.restored.clean
+    assert done.restored.applied.reembed
+    assert documents.findings().keys() == {("missing", "2")}
