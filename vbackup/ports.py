@@ -7,7 +7,7 @@ The engine and the repository know these and nothing else. Every method raises
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -233,12 +233,22 @@ class CandidateWatermark(RowView, Protocol):
     def lsn(self) -> str: ...
 
     @property
+    def timeline(self) -> int:
+        """The write-ahead log's timeline; 0 when it is not known."""
+        ...
+
+    def waiters(self) -> Sequence[str]:
+        """Who waits for this watermark's locks: a schema change, and those behind it."""
+        ...
+
+    @property
     def at(self) -> datetime:
         """The server's clock at the snapshot."""
         ...
 
     def changed(self, link: Link, base: str) -> RowBlock:
-        """Rows changed since the base, as this snapshot sees them: a superset, never fewer."""
+        """Rows changed since the base, as this snapshot sees them. A hint of what to capture,
+        except for links without a version: theirs must be a superset."""
         ...
 
     def dumps(self) -> Sequence[DumpStream]:
@@ -256,8 +266,8 @@ class RecordSource(Protocol):
         """Version of the pg_dump in use. Raises Refused when none fits the server."""
         ...
 
-    def change_base(self) -> str:
-        """Where `changed` starts from: taken before anything that may be missed."""
+    def change_base(self, links: Sequence[Link] = ()) -> str:
+        """Where `changed` of these links starts from: taken before anything that may be missed."""
         ...
 
     def changed(self, links: Sequence[Link], base: str) -> tuple[dict[str, RowBlock], str]:
@@ -272,6 +282,10 @@ class RecordSource(Protocol):
 
     def fence(self) -> AbstractContextManager[float]:
         """Hold the advisory fence exclusively: writers that take it shared wait."""
+        ...
+
+    def restore_point(self, name: str) -> str:
+        """Mark this moment in the write-ahead log; its position. Raises Denied, Failed."""
         ...
 
     def lock(self, links: Sequence[Link], timeout: float) -> AbstractContextManager[bool]:
@@ -305,8 +319,19 @@ class RecordTarget(Protocol):
     def drop(self, database: str) -> None: ...
 
     def swap(self, live: str, restored: str, keep_as: str) -> None:
-        """Rename live to keep_as and restored to live. Raises Refused while sessions remain."""
+        """Rename live to keep_as and restored to live, both or neither; a live database that is
+        gone is not missed. Raises Refused while sessions remain."""
         ...
+
+    def rename(self, database: str, new: str) -> None:
+        """Raises NotFound, AlreadyExists, Refused while sessions remain."""
+        ...
+
+    def reopen(self, database: str) -> None:
+        """Let sessions in again after a crash in the middle of `swap`."""
+        ...
+
+    def exists(self, database: str) -> bool: ...
 
     def source(self, database: str) -> RecordSource:
         """The restored database, to reconcile it."""
@@ -451,6 +476,55 @@ class PointTarget(Protocol):
 
     def reader(self) -> PointSource:
         """The restored collections, to reconcile them."""
+        ...
+
+
+# ---------------------------------------------------------------- discovery
+
+
+@dataclass(frozen=True, slots=True)
+class KeyColumn:
+    """A column that points may refer to. `table` is spelled as in SQL, `column` exactly;
+    `unique`: alone, by an index; `foreign`: it refers to another table itself."""
+
+    table: str
+    column: str
+    kind: str
+    """`integer`, `uuid` or `text`."""
+    unique: bool = True
+    foreign: bool = False
+    rows_estimate: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SampledRow:
+    """A row by its canonical key, with the canonical texts of its short columns."""
+
+    key: str
+    columns: Mapping[str, str]
+
+
+class KeyCatalog(Protocol):
+    """The keys of a database whose links nobody has described yet."""
+
+    def keys(self) -> Sequence[KeyColumn]:
+        """All columns that can be looked up through an index."""
+        ...
+
+    def rows(self, key: KeyColumn, wanted: Sequence[str]) -> Sequence[SampledRow]:
+        """The rows with one of these canonical keys."""
+        ...
+
+    def sample(self, key: KeyColumn, count: int) -> Sequence[SampledRow]:
+        """Up to `count` rows from all over the table."""
+        ...
+
+
+class PointSampler(PointReader, Protocol):
+    """A PointReader that can also draw points."""
+
+    def sample(self, collection: str, count: int) -> Sequence[Point]:
+        """Up to `count` points at random, without vectors."""
         ...
 
 

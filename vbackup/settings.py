@@ -60,7 +60,12 @@ def load(path: Path | None = None) -> Settings:
     Raises Usage: no such file, TOML that does not parse, or the list of all mistakes.
     """
     where = locate(path)
-    raw = _parse(where, _read(where))
+    return loads(_read(where), where)
+
+
+def loads(text: str, where: Path) -> Settings:
+    """Check a configuration as if the file held this text. Raises Usage."""
+    raw = _parse(where, text)
     references = References(where.parent.absolute())
     values = references.resolve(raw)
     config, mistakes = validate(values, where.parent.absolute(), references.mistakes)

@@ -47,6 +47,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "wiring": VALUES
     | {"engine", "repository", "settings", "passphrase", "logs", "progress"}
     | (ADAPTERS - {"operate", "sandbox"}),
+    "discovering": VALUES | {"engine", "wiring", "postgres"},
     "reconciling": VALUES | {"engine", "repository", "wiring", "qdrant"},
     # Drills start servers: wiring of its own, because nothing else needs the sandbox.
     "drilling": VALUES
@@ -58,6 +59,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     | {
         "bare",
         "demo",
+        "discovering",
         "drilling",
         "engine",
         "passphrase",

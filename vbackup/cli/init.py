@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from vbackup import redact
-from vbackup.cli import options, template
+from vbackup.cli import discovered, options, template
 from vbackup.cli.output import emit
 from vbackup.cli.screen import Screen
 from vbackup.cli.session import Session
+from vbackup.discovering import discover as find_links
 from vbackup.errors import AlreadyExists, Failed, Usage
-from vbackup.settings import load_repository, locate
+from vbackup.settings import load, load_repository, loads, locate
 from vbackup.wiring import create_repository, object_store, open_repository
 
 if TYPE_CHECKING:
     from vbackup.config import RepositoryConfig
+    from vbackup.engine.discover import Discovery
 
 DSN_VARIABLE = "DATABASE_URL"
 API_KEY_VARIABLE = "QDRANT_API_KEY"
@@ -63,6 +65,9 @@ class Prepared:
     "--preset", type=click.Choice(template.presets()), help="Links of an application that is known."
 )
 @click.option(
+    "--discover", is_flag=True, help="Propose links from what is in both databases (only reads)."
+)
+@click.option(
     "--engine",
     type=click.Choice(["qdrant", "pgvector"]),
     default="qdrant",
@@ -75,18 +80,33 @@ class Prepared:
 @click.option("--endpoint-url", metavar="URL", help="Of an S3 server other than AWS.")
 @click.option("--no-encryption", is_flag=True, help="Store backups readable by whoever can list.")
 @options.pass_session
-def command(session: Session, /, output: Path | None, preset: str | None, **given: Any) -> None:
+def command(
+    session: Session, /, output: Path | None, preset: str | None, discover: bool, **given: Any
+) -> None:
     """Write a commented configuration and create the repository.
 
     What exists is left as it is: an existing configuration is read, not changed, and an existing
     repository is only opened. A new passphrase goes into a file that only you can read.
     """
+    if discover and preset:
+        raise Usage("--discover and --preset both bring links", hint="choose one of them")
     path = output or locate(session.config_path)
-    written = _write_new(path, _text(path, Given(**given), preset))
+    text = _text(path, Given(**given), preset)
+    found = _discovery(path, text, session) if discover else None
+    if found:
+        text = template.with_links(text, discovered.toml(found))
+    written = _write_new(path, text)
     config = load_repository(path)
     generated = _generate_passphrase(config, session)
     prepared = _prepare(path, written, config, session, generated)
-    emit(session, _document(prepared), lambda screen: _render(screen, prepared))
+    told = _document(prepared) | (discovered.document(found) if found else {})
+    emit(session, told, lambda screen: _render(screen, prepared, found))
+
+
+def _discovery(path: Path, text: str, session: Session) -> Discovery:
+    """What the pair of an existing configuration, or of the one to be written, tells."""
+    settings = load(path) if path.exists() else loads(text, path)
+    return find_links(settings.config, session.reporter, session.clock)
 
 
 def _text(path: Path, given: Given, preset: str | None) -> str:
@@ -185,7 +205,12 @@ def _document(prepared: Prepared) -> dict[str, object]:
     }
 
 
-def _render(screen: Screen, prepared: Prepared) -> None:
+def _render(screen: Screen, prepared: Prepared, found: Discovery | None) -> None:
+    if found:
+        discovered.render(screen, found)
+        screen.line()
+        if not prepared.written:
+            screen.line(discovered.toml(found))
     wrote = "written" if prepared.written else "there already, left as it is"
     made = "created" if prepared.created else "there already, left as it is"
     screen.pairs(

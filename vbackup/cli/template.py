@@ -35,12 +35,13 @@ def render(
     for path, value in values.items():
         section, _, key = path.rpartition(".")
         text = _set(text, section, key, None if value is None else json.dumps(value))
-    return _with_preset(text, preset) if preset else text
+    if not preset:
+        return text
+    return with_links(text, (_PLACE / "presets" / f"{preset}.toml").read_text(encoding="utf-8"))
 
 
-def _with_preset(text: str, name: str) -> str:
-    """The links of an application instead of the example of a link."""
-    links = (_PLACE / "presets" / f"{name}.toml").read_text(encoding="utf-8")
+def with_links(text: str, links: str) -> str:
+    """The configuration with these links (TOML) instead of the example of a link."""
     if ignore := tomllib.loads(links).get("ignore"):
         text = _set(text, "", "ignore", json.dumps(ignore))
         links = re.sub(r"^ignore = .*\n\n?", "", links, flags=re.MULTILINE)

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from itertools import compress
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
 from vbackup.model.blocks import Point, PointBlock, PointId
-from vbackup.model.keys import canonical, composite
+from vbackup.model.keys import all_uuids, canonical, composite
 from vbackup.model.link import JSON_STEP, Link, PayloadPath
 from vbackup.qdrant.conditions import Admission, filter_paths, server_key
 
 Payload = dict[str, Any] | None
+
+_WHOLE = {int, str}
+# The shortest text that may be another spelling of a UUID.
+_UUID_LENGTH = 32
 
 
 class Record(msgspec.Struct, gc=False):
@@ -35,11 +39,20 @@ class _PageAnswer(msgspec.Struct):
     result: Page
 
 
+class _Sample(msgspec.Struct):
+    points: list[Record]
+
+
+class _SampleAnswer(msgspec.Struct):
+    result: _Sample
+
+
 class _RecordsAnswer(msgspec.Struct):
     result: list[Record]
 
 
 decode_page = msgspec.json.Decoder(_PageAnswer).decode
+decode_sample = msgspec.json.Decoder(_SampleAnswer).decode
 decode_records = msgspec.json.Decoder(_RecordsAnswer).decode
 
 
@@ -144,8 +157,17 @@ def joined(blocks: Sequence[PointBlock]) -> PointBlock:
 def _column(path: PayloadPath, payloads: Sequence[Payload]) -> list[str | None]:
     if len(path.steps) == 1:
         step = path.steps[0]
-        return [canonical(payload.get(step)) if payload else None for payload in payloads]
-    return [canonical(path.extract(payload)) for payload in payloads]
+        return _canonical([payload.get(step) if payload else None for payload in payloads])
+    return _canonical([path.extract(payload) for payload in payloads])
+
+
+def _canonical(values: Sequence[object]) -> list[str | None]:
+    """`canonical` of each, the common columns as a whole: of numbers, short texts, UUIDs."""
+    if values and set(map(type, values)) <= _WHOLE:
+        texts = list(map(str, values))
+        if max(map(len, texts)) < _UUID_LENGTH or all_uuids(texts):
+            return cast("list[str | None]", texts)
+    return [canonical(value) for value in values]
 
 
 def _projected(paths: Sequence[PayloadPath]) -> list[str]:

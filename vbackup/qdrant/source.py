@@ -17,6 +17,7 @@ from vbackup.qdrant.catalog import store_facts
 from vbackup.qdrant.cluster import Cluster
 from vbackup.qdrant.offline import open_spools
 from vbackup.qdrant.points import LivePoints
+from vbackup.qdrant.sample import sample
 from vbackup.qdrant.shards import start_spool
 
 
@@ -73,6 +74,9 @@ class QdrantSource:
 
     def fetch_ids(self, collection: str, ids: Sequence[PointId]) -> list[Point]:
         return self._points.fetch_ids(collection, ids)
+
+    def sample(self, collection: str, count: int) -> list[Point]:
+        return sample(self._cluster, collection, count)
 
     def offline(
         self, spools: Sequence[ShardSpool], directory: Path
