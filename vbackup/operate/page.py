@@ -9,12 +9,13 @@ from datetime import datetime, timedelta
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vbackup import __version__
-from vbackup.operate.history import JOBS, JobName, Run
+from vbackup.operate.history import JOBS, Run
 from vbackup.operate.status import Status
 from vbackup.quantity import duration, size
 
-WIDTH, ROW, CHART = 720, 22, 120
-"""Pixels of the timeline's plot, of one of its rows, of the size chart's height."""
+WIDTH, ROW, CHART = 720, 16, 120
+"""Units of a chart's width, of a timeline row's height, of the size chart's height. Charts are
+stretched to the window; text stands beside them, so that it keeps its size."""
 
 WEEKS = 6
 RECENT = 15
@@ -22,10 +23,9 @@ RECENT = 15
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """One run on the timeline."""
+    """One run on its job's row of the timeline. Failures are taller: colour is not for all."""
 
     x: float
-    y: int
     width: float
     kind: str
     title: str
@@ -39,6 +39,7 @@ class Bar:
     width: float
     read: float
     new: float
+    day: str
     title: str
 
 
@@ -65,7 +66,7 @@ def render(
         version=__version__,
         backup_at=status.watermark_at,
         jobs=jobs,
-        ticks=_ticks(status.now, timeline, jobs),
+        rows=[(job, _ticks(status.now, [r for r in timeline if r.job == job])) for job in jobs],
         days=_days(status.now),
         bars=bars,
         bars_top=size(max((_number(r, "bytes_read") for r in timeline), default=0)),
@@ -88,33 +89,35 @@ def _x(at: datetime, now: datetime) -> float:
 _KINDS = ("ok", "running", "bad")
 
 
-def _ticks(now: datetime, timeline: Sequence[Run], jobs: Sequence[JobName]) -> list[Tick]:
-    """One tick a job and column at most: a backup a minute makes no page of a hundred megabytes.
-    The worst run of a column is the one that shows."""
-    found: dict[tuple[int, int], Tick] = {}
-    for run in timeline:
-        if run.job not in jobs:
-            continue
-        left = _x(run.started, now)
-        right = _x(run.ended or now, now)
+def _ticks(now: datetime, runs: Sequence[Run]) -> list[Tick]:
+    """One tick a column at most: a backup a minute makes no page of a hundred megabytes. The
+    worst run of a column is the one that shows."""
+    found: dict[int, Tick] = {}
+    for run in runs:
+        left, right = _x(run.started, now), _x(run.ended or now, now)
         kind = "ok" if run.ok else "running" if run.ended is None else "bad"
         title = f"{run.job} {_moment(run.started)}: {run.outcome}, {duration(run.seconds)}"
-        row = jobs.index(run.job) * ROW
-        tick = Tick(left, row, round(max(3.0, right - left), 1), kind, title)
-        place = (row, int(left / 2))
-        rival = found.get(place)
+        width = round(max(5.0, right - left), 1)
+        tick = Tick(min(left, WIDTH - width), width, kind, title)
+        rival = found.get(int(left / 2))
         if rival is None or _KINDS.index(kind) >= _KINDS.index(rival.kind):
-            found[place] = tick
-    # Failures last, so that a crowded timeline shows them on top.
+            found[int(left / 2)] = tick
+    # Failures last, so that a crowded row shows them on top.
     return sorted(found.values(), key=lambda tick: tick.kind == "bad")
 
 
 def _days(now: datetime) -> list[tuple[float, str]]:
+    """Mondays: how far from the left, in percent of the width, and their date."""
     monday = (now - timedelta(days=now.weekday())).replace(
         hour=0, minute=0, second=0, microsecond=0
     )
-    weeks = [monday - timedelta(weeks=back) for back in range(WEEKS)]
-    return [(_x(at, now), at.strftime("%d %b")) for at in reversed(weeks) if _x(at, now) >= 0]
+    weeks = [monday - timedelta(weeks=back) for back in reversed(range(WEEKS))]
+    # A label needs room: the last of the week that has just begun would stand over the edge.
+    return [
+        (round(place / WIDTH * 100, 1), at.strftime("%d %b"))
+        for at in weeks
+        if 0 <= (place := _x(at, now)) < WIDTH * 0.93
+    ]
 
 
 def _bars(backups: Sequence[Run]) -> list[Bar]:
@@ -133,6 +136,7 @@ def _bars(backups: Sequence[Run]) -> list[Bar]:
                 width=round(max(width - 1, 1), 1),
                 read=round(read / top * CHART, 1),
                 new=round(min(new / top, 1) * CHART, 1),
+                day=run.started.strftime("%d %b"),
                 title=title,
             )
         )
