@@ -92,7 +92,7 @@ class Projection:
 
     def _refs(self, ids: Sequence[PointId], payloads: Sequence[Payload]) -> list[str | None]:
         if self._link.by_id:
-            return [id_ if type(id_) is str else str(id_) for id_ in ids]
+            return list(map(str, ids))
         columns = [_column(path, payloads) for path in self._link.ref]
         if len(columns) == 1:
             return columns[0]

@@ -7,8 +7,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vbackup.model.blocks import PointBlock
+from vbackup.model.keys import canonical
 from vbackup.model.link import Link, PayloadPath
 from vbackup.qdrant.limits import MATCHED, PAGE, WHOLE, WHOLE_MULTI, Limits
 from vbackup.qdrant.projection import (
@@ -52,6 +55,25 @@ def test_columns_are_canonical_and_null_where_absent() -> None:
     assert block.refs == ["7", "abcdef00-0000-7000-8000-00000000000a", '["x",1]', None]
     assert block.versions == ["2", None, None, None]
     assert block.tenants == ["y", None, None, None]
+
+
+_uuids = st.uuids().flatmap(lambda u: st.sampled_from([str(u), str(u).upper(), u.hex]))
+_values = st.one_of(
+    st.integers(min_value=-(10**33), max_value=10**33), st.text(max_size=40), _uuids, st.booleans()
+)
+
+
+@given(
+    st.one_of(
+        st.lists(st.integers(min_value=-(10**33), max_value=10**33)),
+        st.lists(_uuids),
+        st.lists(st.uuids().map(str)),
+        st.lists(_values),
+    )
+)
+def test_a_column_as_a_whole_is_spelled_as_each_value_is(values: list[object]) -> None:
+    block = Projection(_link("k")).block(range(len(values)), [{"k": value} for value in values])
+    assert block.refs == [canonical(value) for value in values]
 
 
 def test_composite_references_need_all_their_parts() -> None:
