@@ -158,6 +158,8 @@ class WatermarkConfig(Section):
     max_pause: Duration = 0.0
     fence_key: int = 0x7662_6163_6B75_7000
     lock_timeout: Duration = 5.0
+    feed: Literal["auto", "xmin", "column", "slot"] = "auto"
+    restore_point: bool = False
     work_dir: ConfigPath | None = None
 
 
@@ -179,6 +181,7 @@ class RowsConfig(Section):
     version: str | None = None
     count: str | None = None
     tenant: str | None = None
+    changed_by: str | None = None
 
     @model_validator(mode="after")
     def _table_or_sql(self) -> RowsConfig:

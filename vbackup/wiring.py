@@ -307,6 +307,7 @@ def _backup_options(
             candidates=asked.candidates,
             lock_timeout=asked.lock_timeout,
             max_pause=asked.max_pause,
+            restore_point=asked.restore_point,
         ),
         collections=config.qdrant.patterns if config.qdrant else (),
         jobs=config.postgres.jobs,

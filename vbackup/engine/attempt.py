@@ -23,7 +23,7 @@ from vbackup.engine.patchfile import PatchFile
 from vbackup.engine.stopping import StopSwitch
 from vbackup.engine.vectors import OpenVectors, VectorAuthority
 from vbackup.engine.watermark import Chosen, WatermarkOptions, WatermarkSearch
-from vbackup.errors import VbackupError
+from vbackup.errors import Denied, Failed, VbackupError
 from vbackup.model.finding import LinkReport
 from vbackup.model.manifest import (
     Artifact,
@@ -38,6 +38,7 @@ from vbackup.model.manifest import (
 from vbackup.ports import (
     BackupWriter,
     Cache,
+    CandidateWatermark,
     Clock,
     DumpStream,
     PointSource,
@@ -74,6 +75,10 @@ class Pair:
 
 class ShardLost(VbackupError):
     """A shard stream broke after its cut was relied on: the watermark has to move."""
+
+
+class WatermarkBlocked(VbackupError):
+    """A dump could not lock a table that a schema change waits for: the watermark has to move."""
 
 
 class Attempt:
@@ -126,7 +131,10 @@ class Attempt:
             stack.callback(chosen.watermark.close)
             with ThreadPoolExecutor(self._options.jobs + 2, "store") as pool:
                 shards = [pool.submit(self._store_shard, spool) for spool in cuts.spools]
-                dumps = [pool.submit(self._store_dump, d) for d in chosen.watermark.dumps()]
+                dumps = [
+                    pool.submit(self._store_dump, chosen.watermark, dump)
+                    for dump in chosen.watermark.dumps()
+                ]
                 try:
                     authority = self._compare(chosen, cuts, images, patch, targets, dumps)
                     dumped = [one.result() for one in dumps]
@@ -163,7 +171,7 @@ class Attempt:
             targets=targets if self._pair.points else [],
             images=images,
             clock=self._clock,
-            base=self._pair.records.change_base(),
+            base=self._pair.records.change_base([target.link for target in targets]),
             settle_lag=options.lead_in,
             max_index_lag=options.max_index_lag,
         )
@@ -171,6 +179,8 @@ class Attempt:
             self._pair.records, capturer, cuts, options, self._reporter, self._clock
         )
         chosen = search.run()
+        if options.restore_point:
+            self._mark(chosen)
         self._reporter.note(
             "watermark",
             lsn=chosen.watermark.lsn,
@@ -182,6 +192,18 @@ class Attempt:
             paused_ms=chosen.paused_ms,
         )
         return chosen
+
+    def _mark(self, chosen: Chosen) -> None:
+        """Name this moment in the write-ahead log; a backup is as good without it. Recovery
+        stops at the first point of a name, so every attempt has its own."""
+        name = f"vbackup-{self._writer.id}-{self._directory.name}"
+        try:
+            lsn = self._pair.records.restore_point(name)
+        except (Denied, Failed) as error:
+            self._reporter.warn("no restore point was made", reason=error.message)
+            return
+        chosen.restore_point = name
+        chosen.notes = (*chosen.notes, f"restore point {name} at {lsn}")
 
     # ------------------------------------------------------------ storing
 
@@ -204,11 +226,16 @@ class Attempt:
             node=ref.node,
         )
 
-    def _store_dump(self, dump: DumpStream) -> DumpArtifact:
+    def _store_dump(self, watermark: CandidateWatermark, dump: DumpStream) -> DumpArtifact:
         total = dump.bytes_estimate or None
         with self._reporter.step(f"dump {dump.table or dump.kind}", total=total) as step:
             stream = self._stop.guard(dump.open())
-            artifact = self._writer.add(f"postgres/{dump.name}", stream, step=step)
+            try:
+                artifact = self._writer.add(f"postgres/{dump.name}", stream, step=step)
+            except Failed as error:
+                if not error.retryable or not watermark.waiters():
+                    raise
+                raise WatermarkBlocked(error.message, hint=error.hint, retryable=True) from error
         return DumpArtifact(dump.kind, artifact, dump.table, dump.rows_estimate)
 
     def _store_comparison(

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import vbackup
-from vbackup.engine.attempt import Attempt, BackupOptions, Pair, ShardLost
+from vbackup.engine.attempt import Attempt, BackupOptions, Pair, ShardLost, WatermarkBlocked
 from vbackup.engine.links import Target, resolve, vector_collections
 from vbackup.model.finding import LinkReport
 from vbackup.model.link import Link
@@ -25,7 +25,7 @@ from vbackup.model.manifest import Manifest, Statistics
 from vbackup.ports import BackupWriter, Clock, Reporter, Repository
 
 ATTEMPTS = 3
-"""How often a shard stream that breaks after the watermark may move the watermark."""
+"""How often the watermark may move: a shard stream breaks after it, or a dump cannot begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +82,18 @@ class Backup:
         return BackupResult(manifest, tuple(attempt.reports), tuple(attempt.warnings))
 
     def _attempt(self, writer: BackupWriter, scratch: Path) -> Attempt:
-        """Cut, find the watermark, store; again as a whole when a shard stream broke."""
+        """Cut, find the watermark, store; again as a whole when a shard stream broke or
+        a schema change kept the dump out."""
         for number in range(1, ATTEMPTS + 1):
             directory = scratch / str(number)
             attempt = Attempt(self.pair, writer, self.options, directory, self.reporter, self.clock)
             try:
                 attempt.run(self._resolve(attempt))
-            except ShardLost as error:
+            except (ShardLost, WatermarkBlocked) as error:
                 if number == ATTEMPTS:
                     raise
-                self.reporter.warn("a shard stream broke: cutting again", reason=error.message)
+                what = "shard stream broke" if isinstance(error, ShardLost) else "dump was blocked"
+                self.reporter.warn(f"a {what}: cutting again", reason=error.message)
             else:
                 return attempt
             finally:

@@ -33,6 +33,8 @@ def watermark(chosen: Chosen, targets: Sequence[Target], *, alone: bool = False)
         lead_in_seconds=chosen.lead_in,
         candidates=chosen.candidates,
         lost=chosen.lost,
+        timeline=chosen.watermark.timeline,
+        restore_point=chosen.restore_point,
         notes=chosen.notes,
     )
 

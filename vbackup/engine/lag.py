@@ -71,7 +71,7 @@ class LagWatch:
     def run(self, seconds: float) -> list[LagReport]:
         """Watch for so long. Raises what the readers raise."""
         links = [target.link for target in self._targets]
-        base = self._records.change_base()
+        base = self._records.change_base(links)
         ends = self._clock.monotonic() + seconds
         while self._clock.monotonic() < ends:
             started = self._clock.monotonic()

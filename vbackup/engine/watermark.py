@@ -33,6 +33,7 @@ class WatermarkOptions:
     candidates: int = 8
     lock_timeout: float = 5.0
     max_pause: float = 0.0
+    restore_point: bool = False
 
 
 @dataclass(slots=True)
@@ -49,6 +50,7 @@ class Chosen:
     lost: int = 0
     changed: dict[str, frozenset[str]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    restore_point: str = ""
 
 
 @dataclass(slots=True)
@@ -100,6 +102,7 @@ class WatermarkSearch:
         self._links = [target.link for target in capturer.targets]
         self._base = capturer.base
         self._opened = 0
+        self._made_way = False
         # A row that says no version is suspect for as long as its point may be late.
         self._unkeyed = any(not link.keyed for link in self._links)
         patience = options.max_index_lag if self._unkeyed else 0.0
@@ -201,7 +204,10 @@ class WatermarkSearch:
     # ------------------------------------------------------------ candidates
 
     def _race(self) -> _Candidate:
-        """Open one candidate a tick until one is complete or the budget is spent."""
+        """Open one candidate a tick until one is complete or the budget is spent.
+
+        A schema change that waits for the winner's locks would let no dump begin, so once all
+        candidates make way for it, and the race begins anew."""
         open_ones: list[_Candidate] = []
         deadline = self._clock.monotonic() + self._budget
         try:
@@ -212,13 +218,27 @@ class WatermarkSearch:
                 winner = self._poll_until(open_ones, started + self._tick_length(started))
                 if winner is None and self._clock.monotonic() >= deadline:
                     winner = min(open_ones, key=lambda one: one.gaps)
-                if winner is not None:
+                if winner is not None and self._make_way(winner, open_ones):
+                    deadline = self._clock.monotonic() + self._budget
+                elif winner is not None:
                     open_ones.remove(winner)
                     return winner
                 self._retire(open_ones)
         finally:
             for candidate in open_ones:
                 candidate.watermark.close()
+
+    def _make_way(self, winner: _Candidate, open_ones: list[_Candidate]) -> bool:
+        """Close all candidates when somebody waits for their locks; once a search."""
+        if self._made_way or not (waiting := winner.watermark.waiters()):
+            return False
+        self._made_way = True
+        self._reporter.warn(
+            "a schema change waits for the watermark: making way for it", waiting=waiting[0]
+        )
+        while open_ones:
+            open_ones.pop().watermark.close()
+        return True
 
     def _open(self) -> _Candidate:
         watermark = self._records.candidate(self._links)

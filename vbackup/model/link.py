@@ -79,7 +79,8 @@ def _element(values: list[object], step: str) -> object:
 @dataclass(frozen=True, slots=True)
 class RowSource:
     """Rows of one table (`table` and `key`), or of one query (`sql`) that yields the columns
-    key and optionally collection, live, version, count, tenant. The rest are SQL expressions."""
+    key and optionally collection, live, version, count, tenant. The rest are SQL expressions;
+    `changed_by` grows with every change (a timestamp or a sequence) and has an index."""
 
     table: str | None = None
     sql: str | None = None
@@ -89,6 +90,7 @@ class RowSource:
     version: str | None = None
     count: str | None = None
     tenant: str | None = None
+    changed_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,7 @@ class RowPlan:
     feeds: bool = False
     lockable: str | None = None
     identity: bool = False
+    changed_by: Expression | None = None
 
     @cached_property
     def columns(self) -> tuple[sql.Composable, ...]:
@@ -185,7 +186,8 @@ def _table_plan(connection: Connection, source: RowSource, row_identity: bool) -
     def written(text: str | None) -> sql.Composable | None:
         return _expression(text, columns) if text else None
 
-    typed = [part for part in (*source.key, source.version, source.tenant) if part]
+    rest = (source.version, source.tenant, source.changed_by)
+    typed = [part for part in (*source.key, *rest) if part]
     kinds = iter(_types(connection, origin, [_expression(text, columns) for text in typed]))
 
     def expression(text: str) -> Expression:
@@ -198,6 +200,7 @@ def _table_plan(connection: Connection, source: RowSource, row_identity: bool) -
         key=tuple(expression(part) for part in source.key),
         version=expression(source.version) if source.version else None,
         tenant=expression(source.tenant) if source.tenant else None,
+        changed_by=expression(source.changed_by) if source.changed_by else None,
         live=written(source.live),
         count=written(source.count),
         feeds=relation.feeds,

@@ -14,9 +14,10 @@ from vbackup.errors import Failed
 from vbackup.model.blocks import RowBlock
 from vbackup.model.link import Link, RowSource
 from vbackup.ports import DumpStream
-from vbackup.postgres import feeds, rows
+from vbackup.postgres import rows
 from vbackup.postgres.connection import Connection, beside, one
 from vbackup.postgres.failures import translated
+from vbackup.postgres.feeds import ChangeFeed, Planner
 from vbackup.postgres.row_plan import RowPlan, plan
 
 BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
@@ -65,9 +66,15 @@ class SnapshotView:
     """
 
     def __init__(
-        self, connection: Connection, exported: Exported, *, row_identity: bool = False
+        self,
+        connection: Connection,
+        exported: Exported,
+        *,
+        row_identity: bool = False,
+        feed: ChangeFeed | None = None,
     ) -> None:
         """Take over a session and its open transaction."""
+        self._feed = feed or ChangeFeed()
         self._connection = connection
         self._exported = exported
         self._row_identity = row_identity
@@ -109,11 +116,11 @@ class SnapshotView:
         return rows.joined(found)
 
     def changed(self, link: Link, base: str) -> RowBlock:
-        """Rows changed since the base, as this snapshot sees them: a superset, never fewer."""
+        """Rows changed since the base, as this snapshot sees them, as far as the feed knows."""
         doing = f"reading changed rows of link {link.name}"
         with translated(doing, configured=True), self._session() as connection:
             planner = self._planner(connection)
-            return rows.joined(list(feeds.changed_rows(connection, link, base, planner)))
+            return rows.joined(list(self._feed.rows(connection, link, base, planner)))
 
     def resolve(self, links: Sequence[Link]) -> None:
         """Look at every link's tables and expressions, so that a mistake shows before the work."""
@@ -127,7 +134,7 @@ class SnapshotView:
         """End the transaction and the session; also the snapshot's life."""
         self._connection.close()
 
-    def _planner(self, connection: Connection) -> feeds.Planner:
+    def _planner(self, connection: Connection) -> Planner:
         return lambda source: self._plan(connection, source)
 
     def _plan(self, connection: Connection, source: RowSource) -> RowPlan:
@@ -196,8 +203,9 @@ class Candidate(SnapshotView):
         dumps: Callable[[Connection, str], Sequence[DumpStream]],
         *,
         row_identity: bool = False,
+        feed: ChangeFeed | None = None,
     ) -> None:
-        super().__init__(connection, exported, row_identity=row_identity)
+        super().__init__(connection, exported, row_identity=row_identity, feed=feed)
         self._dumps = dumps
         (timeline,) = one(connection, _TIMELINE)
         self._timeline = int(str(timeline))

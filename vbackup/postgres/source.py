@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from psycopg.errors import LockNotAvailable
 
 from vbackup.config import PostgresConfig, WatermarkConfig
-from vbackup.errors import Failed, Refused
+from vbackup.errors import Failed, Refused, VbackupError
 from vbackup.model.blocks import RowBlock
 from vbackup.model.link import Link, RowSource
 from vbackup.model.manifest import DatabaseFacts
@@ -26,6 +26,7 @@ from vbackup.postgres.facts import database_facts
 from vbackup.postgres.failures import translated
 from vbackup.postgres.probe import SourceProbe, probe
 from vbackup.postgres.row_plan import RowPlan, plan
+from vbackup.postgres.slot import SlotFeed
 from vbackup.postgres.snapshot import BEGIN, Candidate, SnapshotView, export
 from vbackup.postgres.vector_probe import VectorProbe, vector_probes
 
@@ -56,6 +57,10 @@ class PostgresSource:
         self._feed: Connection | None = None
         self._feed_busy = threading.Lock()
         self._plans: dict[RowSource, RowPlan] = {}
+        asked = self._watermark.feed
+        self._changes = feeds.ChangeFeed(
+            "xmin" if asked == "auto" else asked, self._watermark.max_index_lag
+        )
 
     def facts(self) -> DatabaseFacts:
         """Version, locale, owner, extensions and size of the database."""
@@ -68,15 +73,19 @@ class PostgresSource:
         with self._session() as connection:
             return self._tools(connection).version
 
-    def change_base(self) -> str:
-        """Where `changed` starts from: taken before anything that may be missed."""
-        with translated("reading the oldest running transaction"), self._feeding() as connection:
-            return feeds.change_base(connection)
+    def change_base(self, links: Sequence[Link] = ()) -> str:
+        """Where `changed` starts from: taken before anything that may be missed. With the feed
+        `slot`, the first call makes the slot."""
+        doing = "reading the oldest running transaction"
+        with translated(doing, configured=bool(links)), self._feeding() as connection:
+            self._open_slot()
+            return self._changes.base(connection, links, self._planner(connection))
 
     def changed(self, links: Sequence[Link], base: str) -> tuple[dict[str, RowBlock], str]:
         """Rows changed since the base, by link name, in one short snapshot; and the next base."""
         with translated("reading changed rows", configured=True), self._feeding() as connection:
-            return feeds.changed(connection, links, base, self._planner(connection))
+            planner = self._planner(connection)
+            return feeds.changed(connection, self._changes, links, base, planner)
 
     def candidate(self, links: Sequence[Link]) -> Candidate:
         """Open a candidate watermark. Every table that is dumped, the linked ones among them, is
@@ -90,7 +99,11 @@ class PostgresSource:
                 self._refuse_standby(connection)
                 exported = locks.begin_locked(connection, self._watermark.lock_timeout)
                 found = Candidate(
-                    connection, exported, self._dumps, row_identity=self._row_identity
+                    connection,
+                    exported,
+                    self._dumps,
+                    row_identity=self._row_identity,
+                    feed=self._changes,
                 )
             found.resolve(links)
             return found
@@ -164,8 +177,11 @@ class PostgresSource:
             return readiness.problems(connection, self._config)
 
     def close(self) -> None:
-        """End the session that the change feed keeps."""
+        """End the sessions that the change feed keeps."""
         with self._feed_busy:
+            if self._changes.slot:
+                self._changes.slot.close()
+                self._changes.slot = None
             if self._feed is not None:
                 self._feed.close()
                 self._feed = None
@@ -196,6 +212,17 @@ class PostgresSource:
             return self._plans[source]
 
         return planned
+
+    def _open_slot(self) -> None:
+        """What there is no slot for comes by xmin."""
+        if self._changes.feed != "slot" or self._changes.slot:
+            return
+        try:
+            timeout = self._watermark.lock_timeout
+            self._changes.slot = SlotFeed.open(self._config, self._database, timeout)
+        except VbackupError as error:
+            self._changes.feed = "xmin"
+            self._warn(f"{error.message}: changes are found by xmin instead")
 
     def _tools(self, connection: Connection) -> client_tools.ClientTools:
         return client_tools.for_dump(self._config, connection.info.server_version // 10000)

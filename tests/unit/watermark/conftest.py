@@ -43,6 +43,7 @@ class World:
     seed: int
     shards: int = 1
     index_lag: int = 20
+    feed_misses: float = 0.0
     point_first: float = 0.0
     keys: int = 30
     break_streams: float = 0.0
@@ -193,7 +194,11 @@ class WorldSnapshot:
         self.snapshot = f"snap-{world.xid}"
         self.lsn = f"0/{world.xid:X}"
         self.at = EPOCH + timedelta(seconds=world.now)
+        self.timeline = 1
         self.closed = False
+
+    def waiters(self) -> Sequence[str]:
+        return []
 
     def rows(self, link: Link) -> Iterator[RowBlock]:
         self._world.step()
@@ -207,7 +212,12 @@ class WorldSnapshot:
     def changed(self, link: Link, base: str) -> RowBlock:
         self._world.step()
         table = self._world.table_at(self.xid)
-        return row_block(link, {key: row for key, row in table.items() if row.xid > int(base)})
+        return row_block(link, {k: r for k, r in table.items() if self._fed(k, r, int(base))})
+
+    def _fed(self, key: str, row: Row, base: int) -> bool:
+        """Whether the change feed tells of a row; what it misses, it always misses."""
+        rolled = random.Random(f"{self._world.seed} {key} {row.xid}").random()
+        return row.xid > base and rolled >= self._world.feed_misses
 
     def dumps(self) -> Sequence[DumpStream]:
         table = self._world.table_at(self.xid)
@@ -226,7 +236,7 @@ class WorldRecords:
         self.world = world
         self.opened: list[WorldSnapshot] = []
 
-    def change_base(self) -> str:
+    def change_base(self, links: Sequence[Link] = ()) -> str:
         return str(self.world.xid)
 
     def changed(self, links: Sequence[Link], base: str) -> tuple[dict[str, RowBlock], str]:
