@@ -112,7 +112,11 @@ def main() -> NoReturn:
     if f"_{PREFIX}_COMPLETE" in os.environ:
         cli.main(prog_name=PROGRAM)
     _stop_on_signals()
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    # CPython remembers a KeyboardInterrupt that passed through an exec (a dataclass that was
+    # being made), and would die of SIGINT instead of exiting; another exec makes it forget.
+    exec("")  # noqa: S102
+    sys.exit(code)
 
 
 def _stop_on_signals() -> None:

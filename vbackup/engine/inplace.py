@@ -13,7 +13,7 @@ from vbackup.engine.apply import Applied
 from vbackup.engine.restore import Restore, RestoreResult
 from vbackup.engine.restoreplan import RestoreOptions, RestorePlan
 from vbackup.engine.switch import Switch, SwitchState
-from vbackup.errors import Failed, Refused, VbackupError
+from vbackup.errors import Failed, Interrupted, Refused, VbackupError
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,24 +44,54 @@ class InPlaceRestore:
                 " touched",
                 hint=f"look at {_names(plan)}; --force switches all the same",
             )
-        live = self.database if plan.database else None
-        state = self.switch.plan(plan.manifest.id, live, plan.database, list(plan.names))
-        state_file = self.state_directory / f"vbackup-switch-{state.at:%Y%m%dT%H%M%S}.json"
-        self.switch.keep(state)
-        state.save(state_file)
+        state, state_file = self._begin(plan, options)
         try:
-            self.switch.swap_database(state)
-            result = self._fill(plan, live)
-        except VbackupError as error:
-            raise Failed(
-                f"the switch stopped half way: {error.message}",
-                hint=f"go back with: vbackup restore --go-back {state_file} --yes",
-            ) from error
+            result = self._fill(plan, state.database)
+        except BaseException as error:
+            raise _half_way(error, state_file) from error
         self.restore.renew_cache(plan, result)
         self._drop_beside(plan)
         result.warnings[:0] = beside.warnings
         result.rto_seconds = self.switch.clock.monotonic() - started
         return InPlaceResult(result, state, state_file)
+
+    def _begin(self, plan: RestorePlan, options: RestoreOptions) -> tuple[SwitchState, Path]:
+        """Copy the live collections aside and switch the database. A failure that left the live
+        pair as it was takes everything away again."""
+        live = self.database if plan.database else None
+        state = SwitchState(
+            plan.manifest.id,
+            self.switch.clock.now(),
+            restored_database=plan.database,
+            beside=tuple(plan.names.values()),
+        )
+        began = False
+        try:
+            state = self.switch.plan(plan.manifest.id, live, plan.database, plan.names)
+            state_file = self._state_file(state)
+            self.switch.keep(state)
+            state.save(state_file)
+            began = True
+            self.switch.swap_database(state)
+        except BaseException as error:
+            if began and self._perhaps_swapped(state):
+                raise _half_way(error, state_file) from error
+            if not options.keep_failed:
+                self.switch.abandon(state)
+                if began:
+                    state_file.unlink(missing_ok=True)
+            raise
+        return state, state_file
+
+    def _state_file(self, state: SwitchState) -> Path:
+        return self.state_directory / f"vbackup-switch-{state.at:%Y%m%dT%H%M%S}.json"
+
+    def _perhaps_swapped(self, state: SwitchState) -> bool:
+        """Whether the live database may be another one now; so when nobody can tell."""
+        try:
+            return self.switch.swapped(state)
+        except VbackupError:
+            return True
 
     def _fill(self, plan: RestorePlan, live: str | None) -> RestoreResult:
         """Write the restored shards under the live names, patch and reconcile them."""
@@ -77,7 +107,20 @@ class InPlaceRestore:
     def _drop_beside(self, plan: RestorePlan) -> None:
         for name in plan.names.values():
             if self.switch.points:
-                self.switch.points.drop(name)
+                try:
+                    self.switch.points.drop(name)
+                except VbackupError as error:
+                    # The pair is live and proven, and --drop-old drops these as well.
+                    self.switch.reporter.warn("could not clean up", reason=error.message)
+
+
+def _half_way(error: BaseException, state_file: Path) -> VbackupError:
+    """What is certain is the way back, whatever went wrong."""
+    hint = f"go back with: vbackup restore --go-back {state_file} --yes"
+    if isinstance(error, (KeyboardInterrupt, Interrupted)):
+        return Interrupted("the switch was stopped half way", hint=hint)
+    message = error.message if isinstance(error, VbackupError) else str(error) or repr(error)
+    return Failed(f"the switch stopped half way: {message}", hint=hint)
 
 
 def _names(plan: RestorePlan) -> str:

@@ -107,6 +107,10 @@ class Restore:
                         side.result()
                 except BaseException:
                     self.stop.pull()
+                    # Nobody waits for hours of index builds: without its database and its
+                    # collections the other side ends at once.
+                    if not options.keep_failed:
+                        self._undo(undo, last=False)
                     raise
             self.finish(plan, result)
         except BaseException:
@@ -172,6 +176,7 @@ class Restore:
 
     def _recover(self, plan: RestorePlan, undo: list[Callable[[], None]]) -> None:
         for part in plan.parts:
+            self.stop.check()
             self._recover_one(part, plan.names[part.name], undo)
 
     def _recover_one(self, part: CollectionPart, name: str, undo: list[Callable[[], None]]) -> None:
@@ -286,6 +291,11 @@ class Restore:
             if plan.names[part.name] == part.name
             for alias in part.aliases
         ]
+        if not wanted:
+            return
+        there = self.points.reader().facts(sorted({name for _, name in wanted})).collections
+        right = {(alias, found.name) for found in there for alias in found.aliases}
+        wanted = [one for one in wanted if one not in right]
         free = [(alias, name) for alias, name in wanted if not self.points.exists(alias)]
         result.warnings += [
             f"alias {alias!r} points elsewhere and was left as it is"
@@ -298,9 +308,13 @@ class Restore:
 
     # ------------------------------------------------------------ failure
 
-    def _undo(self, undo: list[Callable[[], None]]) -> None:
-        for action in reversed(undo):
+    def _undo(self, undo: list[Callable[[], None]], *, last: bool = True) -> None:
+        """Take away what was created; what cannot go yet stays in the list, until the `last`."""
+        for action in reversed(undo[:]):
             try:
                 action()
             except VbackupError as error:
-                self.reporter.warn("could not clean up", reason=error.message)
+                if last:
+                    self.reporter.warn("could not clean up", reason=error.message)
+                continue
+            undo.remove(action)

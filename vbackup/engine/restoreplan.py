@@ -7,7 +7,7 @@ from typing import Literal
 
 from vbackup.errors import NotFound, Refused
 from vbackup.model.manifest import CollectionPart, Manifest
-from vbackup.model.names import restored_suffix
+from vbackup.model.names import database_copy, restored_suffix
 
 Side = Literal["postgres", "qdrant"]
 
@@ -68,7 +68,7 @@ def plan_restore(manifest: Manifest, options: RestoreOptions) -> RestorePlan:
         )
     database: str | None = None
     if options.only != "qdrant":
-        database = options.database or manifest.postgres.facts.database + beside
+        database = options.database or database_copy(manifest.postgres.facts.database, beside)
     suffix = options.collection_suffix
     suffix = beside if suffix is None else suffix
     names = _names(manifest, options, suffix) if options.only != "postgres" else {}

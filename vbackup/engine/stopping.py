@@ -20,10 +20,14 @@ class StopSwitch:
         """End every guarded stream at its next block."""
         self._pulled.set()
 
+    def check(self) -> None:
+        """Raises Interrupted once the switch was pulled."""
+        if self._pulled.is_set():
+            raise Interrupted("stopped: another part failed or was stopped")
+
     def guard(self, stream: Iterator[bytes]) -> Iterator[bytes]:
         """The same blocks; closes the stream (and its child process) however it ends."""
         with closing(stream) if isinstance(stream, Generator) else nullcontext():
             for block in stream:
-                if self._pulled.is_set():
-                    raise Interrupted("stopped: another part failed or was stopped")
+                self.check()
                 yield block

@@ -13,24 +13,26 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from vbackup.engine.cuts import ShardCuts, follow
-from vbackup.errors import Failed, NotFound, Usage
+from vbackup.errors import Failed, NotFound, Refused, Usage, VbackupError
 from vbackup.model.manifest import Artifact, CollectionPart, ShardPart
-from vbackup.model.names import kept_suffix
+from vbackup.model.names import database_copy, kept_suffix
 from vbackup.ports import Clock, PointTarget, RecordTarget, Reporter
 
 
 @dataclass(frozen=True, slots=True)
 class SwitchState:
     """What a switch changes. `collections` maps live names to where their old points are kept,
-    None where there was no such collection before."""
+    None where there was no such collection before; `kept_database` is None when there was no
+    live database. `beside` are the collections that the proven pair was restored into."""
 
     backup: str
     at: datetime
@@ -38,6 +40,8 @@ class SwitchState:
     kept_database: str | None = None
     restored_database: str | None = None
     collections: dict[str, str | None] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()
+    went_back: bool = False
 
     def save(self, path: Path) -> None:
         """Write the state file."""
@@ -70,23 +74,31 @@ class Switch:
     clock: Clock
 
     def plan(
-        self, backup: str, live: str | None, restored: str | None, names: list[str]
+        self, backup: str, live: str | None, restored: str | None, names: Mapping[str, str]
     ) -> SwitchState:
-        """The state of a switch that is about to begin."""
+        """The state of a switch that is about to begin. `names` are the live collections and
+        those that were restored beside them. What is kept gets names that nothing has."""
+        existing = [name for name in names if self.points and self.points.exists(name)]
+        database = live if self.records and live and self.records.exists(live) else None
         at = self.clock.now()
+        while self._taken(database, existing, kept_suffix(at)):
+            at += timedelta(seconds=1)
         suffix = kept_suffix(at)
-        kept = {
-            name: name + suffix if self.points and self.points.exists(name) else None
-            for name in names
-        }
         return SwitchState(
             backup=backup,
             at=at,
             database=live,
-            kept_database=live + suffix if live else None,
+            kept_database=database_copy(database, suffix) if database else None,
             restored_database=restored,
-            collections=kept,
+            collections={name: name + suffix if name in existing else None for name in names},
+            beside=tuple(names.values()),
         )
+
+    def _taken(self, database: str | None, collections: list[str], suffix: str) -> bool:
+        if self.points and any(self.points.exists(name + suffix) for name in collections):
+            return True
+        kept = database_copy(database, suffix) if database else None
+        return bool(self.records and kept and self.records.exists(kept))
 
     def keep(self, state: SwitchState) -> None:
         """Copy the live collections aside; the live pair is not touched."""
@@ -97,17 +109,35 @@ class Switch:
 
     def swap_database(self, state: SwitchState) -> None:
         """Rename: live to kept, restored to live."""
-        if self.records and state.database and state.restored_database and state.kept_database:
-            with self.reporter.step(f"switch database {state.database}"):
+        if not (self.records and state.database and state.restored_database):
+            return
+        with self.reporter.step(f"switch database {state.database}"):
+            if state.kept_database:
                 self.records.swap(state.database, state.restored_database, state.kept_database)
+            else:
+                self.records.rename(state.restored_database, state.database)
+
+    def swapped(self, state: SwitchState) -> bool:
+        """Whether the restored database has taken the live name. Raises Unreachable."""
+        if not (self.records and state.database and state.restored_database):
+            return False
+        if state.kept_database:
+            return self.records.exists(state.kept_database)
+        return not self.records.exists(state.restored_database)
 
     def go_back(self, state: SwitchState) -> SwitchState:
-        """Undo a switch: the kept database and points take their old names again; the restored
-        database keeps the name it was restored under. Returns what is kept now: the copies of
-        the collections, and the restored database in place of the old one."""
-        if self.records and state.database and state.kept_database and state.restored_database:
-            with self.reporter.step(f"switch database {state.database} back"):
-                self.records.swap(state.database, state.kept_database, state.restored_database)
+        """Undo a switch, also one that stopped anywhere: the kept database and points take their
+        old names again; the restored database keeps the name it was restored under. Once more
+        after a failure does the rest. Returns what is kept now: the copies of the collections,
+        and the restored database in place of the old one.
+
+        Raises Refused when it went back already."""
+        if state.went_back:
+            raise Refused(
+                f"this switch to {state.backup} was undone already",
+                hint="--drop-old drops what it left; what was written since would be lost",
+            )
+        self._database_back(state)
         for live, kept in state.collections.items():
             if kept is None:
                 self.reporter.warn(
@@ -116,19 +146,54 @@ class Switch:
             else:
                 with self.reporter.step(f"bring {live} back"):
                     self.copy(kept, live)
-        return replace(state, kept_database=state.restored_database, restored_database=None)
+        return replace(
+            state,
+            kept_database=state.restored_database,
+            restored_database=None,
+            went_back=True,
+        )
+
+    def _database_back(self, state: SwitchState) -> None:
+        """What is under the live name now decides: the switch may have stopped before the
+        rename, and this may be another try."""
+        if not (self.records and state.database and state.restored_database):
+            return
+        with self.reporter.step(f"switch database {state.database} back"):
+            if self.swapped(state):
+                if state.kept_database:
+                    self.records.swap(state.database, state.kept_database, state.restored_database)
+                else:
+                    self.records.rename(state.database, state.restored_database)
+            elif self.records.exists(state.database):
+                self.records.reopen(state.database)
 
     def drop_old(self, state: SwitchState) -> list[str]:
         """Drop what was kept; returns what was dropped."""
         dropped: list[str] = []
-        if self.records and state.kept_database:
+        if self.records and state.kept_database and self.records.exists(state.kept_database):
             self.records.drop(state.kept_database)
             dropped.append(f"database {state.kept_database}")
-        for kept in state.collections.values():
+        for kept in (*state.collections.values(), *state.beside):
             if self.points and kept is not None and self.points.exists(kept):
                 self.points.drop(kept)
                 dropped.append(f"collection {kept}")
         return dropped
+
+    def abandon(self, state: SwitchState) -> None:
+        """Take away a switch that has changed nothing live: copies and the restored pair."""
+        if self.records and state.database and state.kept_database:
+            self._try(partial(self.records.reopen, state.database))
+        if self.records and state.restored_database:
+            self._try(partial(self.records.drop, state.restored_database))
+        for name in (*state.collections.values(), *state.beside):
+            if self.points and name is not None:
+                self._try(partial(self.points.drop, name))
+
+    def _try(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except VbackupError as error:
+            self.reporter.warn("could not clean up", reason=error.message)
 
     # ------------------------------------------------------------ collections
 

@@ -27,24 +27,42 @@ _POLL = 0.05
 def swap(connection: Connection, live: str, restored: str, keep_as: str, clock: Clock) -> None:
     """Rename live to keep_as and restored to live. Sessions on either are ended.
 
+    A live database that is gone is not missed: restored just takes its name.
     `connection` must be on another database. Raises NotFound, AlreadyExists, Refused.
     """
-    for name in (live, restored):
-        if not databases.exists(connection, name):
-            raise NotFound(f'there is no database "{name}"')
-    if databases.exists(connection, keep_as):
-        raise AlreadyExists(f'database "{keep_as}" exists already')
+    moves = [(restored, live)]
+    if databases.exists(connection, live):
+        moves.insert(0, (live, keep_as))
+    move(connection, moves, clock)
+
+
+def move(connection: Connection, moves: Sequence[tuple[str, str]], clock: Clock) -> None:
+    """Rename databases one after the other, all or none; sessions on them are ended.
+
+    `connection` must be on another database. Raises NotFound, AlreadyExists, Refused.
+    """
+    olds = [old for old, _ in moves]
+    for old, new in moves:
+        if not databases.exists(connection, old):
+            raise NotFound(f'there is no database "{old}"')
+        if new not in olds and databases.exists(connection, new):
+            raise AlreadyExists(f'database "{new}" exists already')
     try:
-        _allow(connection, (live, restored), "false")
-        _empty(connection, (live, restored), clock)
+        _allow(connection, olds, "false")
+        _empty(connection, olds, clock)
         with connection.transaction():
-            _rename(connection, live, keep_as)
-            _rename(connection, restored, live)
-            _allow(connection, (live, keep_as), "true")
+            for old, new in moves:
+                _rename(connection, old, new)
+            _allow(connection, [new for _, new in moves], "true")
     except BaseException:
         with suppress(psycopg.Error):
-            _allow(connection, (live, restored), "true")
+            _allow(connection, olds, "true")
         raise
+
+
+def reopen(connection: Connection, database: str) -> None:
+    """Let sessions in again, after a crash in the middle of `move`."""
+    _allow(connection, [database], "true")
 
 
 def _empty(connection: Connection, names: Sequence[str], clock: Clock) -> None:

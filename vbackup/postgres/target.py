@@ -112,7 +112,8 @@ class PostgresTarget:
             databases.drop(connection, database)
 
     def swap(self, live: str, restored: str, keep_as: str) -> None:
-        """Rename live to keep_as and restored to live, both or neither.
+        """Rename live to keep_as and restored to live, both or neither; a live database that is
+        gone is not missed.
 
         Raises NotFound, AlreadyExists, Refused while sessions remain.
         """
@@ -120,6 +121,21 @@ class PostgresTarget:
         doing = f'switching database "{live}" to "{restored}"'
         with self._maintenance(doing, live, restored) as connection:
             renaming.swap(connection, live, restored, keep_as, self._clock)
+
+    def rename(self, database: str, new: str) -> None:
+        """Raises NotFound, AlreadyExists, Refused while sessions remain."""
+        with self._maintenance(f'renaming database "{database}"', database) as connection:
+            renaming.move(connection, [(database, new)], self._clock)
+
+    def reopen(self, database: str) -> None:
+        """Let sessions in again after a crash in the middle of `swap`."""
+        with self._maintenance(f'opening database "{database}"', database) as connection:
+            renaming.reopen(connection, database)
+
+    def exists(self, database: str) -> bool:
+        """Whether the server has a database of this name."""
+        with self._maintenance("looking for databases") as connection:
+            return databases.exists(connection, database)
 
     def source(self, database: str) -> PostgresSource:
         """The restored database, to reconcile it."""
