@@ -85,9 +85,22 @@ def disturb(soak: Any) -> None:
                 threading.Event().wait(min(wait, 5.0))
                 wait -= 5.0
                 soak.sample()
+            if soak.rng.random() < 0.5:
+                wait_for_a_backup(soak)
             kind()
         if time.monotonic() > end:
             return
+
+
+def wait_for_a_backup(soak: Any) -> None:
+    """Half of the trouble meets a backup somewhere in its middle."""
+
+    def running() -> bool:
+        runs, _ = history(soak)
+        return any(job == "backup" and end is None for job, _, end, _ in runs)
+
+    soak.until(running, 60 + 2 * soak.period, "no backup started")
+    threading.Event().wait(soak.rng.uniform(0.0, 3.0))
 
 
 def come_to_rest(soak: Any) -> None:
