@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from vbackup.engine.lag import LagReport
     from vbackup.engine.links import Target
     from vbackup.ports import CandidateWatermark, PointReader
+    from vbackup.postgres.feed_costs import FeedCost
     from vbackup.postgres.probe import SourceProbe
     from vbackup.postgres.vector_probe import VectorProbe
 
@@ -37,6 +38,29 @@ def described(probes: Sequence[SourceProbe]) -> str:
     if slow:
         raise Attention(text, f"no index begins with the key of {', '.join(slow)}: add one")
     return text
+
+
+def changes_described(costs: Sequence[FeedCost], asked: str, tick: float) -> str:
+    """What each change feed costs. Raises Attention when another one is needed: the configured
+    one cannot be had, or takes longer than a tick where another takes at most half of that."""
+    text = ", ".join(map(_feed, costs))
+    measured = {cost.feed: cost.milliseconds for cost in costs if cost.milliseconds is not None}
+    wanted = "xmin" if asked == "auto" else asked
+    mine = measured.get(wanted)
+    if mine is None and wanted != "xmin":
+        raise Attention(text, f"watermark.feed is {asked}, but changes are found by xmin")
+    if not measured or (mine is not None and mine <= tick * 1000):
+        return text
+    best = min(measured, key=lambda feed: measured[feed])
+    if best != wanted and (mine is None or measured[best] * 2 <= mine):
+        raise Attention(text, f'the cheapest that fits: watermark.feed = "{best}"')
+    return text
+
+
+def _feed(cost: FeedCost) -> str:
+    if cost.milliseconds is None:
+        return f"{cost.feed}: no ({cost.why_not})"
+    return f"{cost.feed}: {cost.milliseconds:.1f} ms"
 
 
 def seen(report: LagReport, seconds: float) -> str:

@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vbackup import wiring
-from vbackup.cli.linkcheck import Attention, described, matched, seen, vectors_described
+from vbackup.cli.linkcheck import (
+    Attention,
+    changes_described,
+    described,
+    matched,
+    seen,
+    vectors_described,
+)
 from vbackup.errors import Refused, VbackupError
 from vbackup.quantity import size
 
@@ -125,6 +132,8 @@ class Preflight:
             return None
         for link in wiring.links(config):
             self._probe(f"rows of {link.name}", partial(_rows, source, link))
+            if config.qdrant:
+                self._probe(f"changes of {link.name}", partial(self._changes, source, link))
             if link.vectors:
                 self._probe(f"vectors of {link.name}", partial(_vectors, source, link))
         opened: list[CandidateWatermark] = []
@@ -137,6 +146,10 @@ class Preflight:
         for candidate in opened:
             stack.callback(candidate.close)
         return opened[0] if opened else None
+
+    def _changes(self, source: PostgresSource, link: Link) -> str:
+        asked = self.settings.config.watermark
+        return changes_described(source.feed_costs(link), asked.feed, asked.tick)
 
     # ------------------------------------------------------------ Qdrant
 

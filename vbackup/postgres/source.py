@@ -24,11 +24,14 @@ from vbackup.postgres.connection import (
 )
 from vbackup.postgres.facts import database_facts
 from vbackup.postgres.failures import translated
+from vbackup.postgres.feed_costs import FeedCost, costs
 from vbackup.postgres.probe import SourceProbe, probe
 from vbackup.postgres.row_plan import RowPlan, plan
 from vbackup.postgres.slot import SlotFeed
 from vbackup.postgres.snapshot import BEGIN, Candidate, SnapshotView, export
 from vbackup.postgres.vector_probe import VectorProbe, vector_probes
+
+_SLOT_PATIENCE = 2.0
 
 
 class PostgresSource:
@@ -170,6 +173,18 @@ class PostgresSource:
         doing = f"looking at the vectors of link {link.name}"
         with translated(doing, configured=True), self._session() as connection:
             return vector_probes(connection, link)
+
+    def feed_costs(self, link: Link) -> list[FeedCost]:
+        """What `check` shows of the ways to find a link's changes: each is read once."""
+        doing = f"measuring the change feeds of link {link.name}"
+        with translated(doing, configured=True), self._session() as connection:
+            return costs(
+                connection,
+                link,
+                lambda source: plan(connection, source),
+                self._watermark.max_index_lag,
+                lambda: SlotFeed.open(self._config, self._database, _SLOT_PATIENCE),
+            )
 
     def problems(self) -> list[str]:
         """What would make a backup of this database fail, one line each; for `check`."""

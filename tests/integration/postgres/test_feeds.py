@@ -265,3 +265,20 @@ def test_a_server_that_can_have_no_slot_says_why(
     if warnings.texts:
         assert ("test_decoding" if logical_wal else "wal_level") in warnings.texts[0]
     assert keys(reader, base) == {"1"}
+
+
+# ---------------------------------------------------------------- costs
+
+
+def test_each_feed_is_measured_or_says_why_not(logical: str, feeding: Any) -> None:
+    found = {cost.feed: cost for cost in feeding(logical, "auto").feed_costs(T)}
+    assert [*found] == ["xmin", "column", "slot"]
+    assert all(cost.milliseconds is not None for cost in found.values()), found
+    bare = Link("bare", "c", (RowSource("t", None, ("id",)),))
+    found = {cost.feed: cost for cost in feeding(logical, "auto").feed_costs(bare)}
+    assert found["xmin"].milliseconds is not None
+    assert "no common version" in found["column"].why_not
+    view = Link("v", "c", (RowSource(sql="SELECT id AS key, v AS version FROM t"),), (), VERSION)
+    found = {cost.feed: cost for cost in feeding(logical, "auto").feed_costs(view)}
+    assert found["column"].why_not == "no changed_by in rows"
+    assert "does not show" in found["slot"].why_not

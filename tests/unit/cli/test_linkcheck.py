@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from vbackup.cli.linkcheck import SAMPLE, Attention, described, matched
+from vbackup.cli.linkcheck import SAMPLE, Attention, changes_described, described, matched
 from vbackup.engine.links import Target
 from vbackup.model.blocks import PointBlock, RowBlock
 from vbackup.model.link import Link, PayloadPath, RowSource
@@ -129,3 +129,30 @@ def test_what_makes_a_backup_slow_or_wrong(changes: dict[str, Any], advice: str)
     with pytest.raises(Attention) as caught:
         described([probe(**changes)])
     assert advice in caught.value.advice
+
+
+def feeds(*costs: tuple[str, float | None, str]) -> list[Any]:
+    from vbackup.postgres.feed_costs import FeedCost
+
+    return [FeedCost(feed, cost, why) for feed, cost, why in costs]
+
+
+SLOW = [("xmin", 480.0, ""), ("column", 1.25, ""), ("slot", None, "wal_level is replica")]
+
+
+def test_every_feed_is_shown_with_its_cost() -> None:
+    fast = feeds(("xmin", 12.0, ""), *SLOW[1:])
+    text = "xmin: 12.0 ms, column: 1.2 ms, slot: no (wal_level is replica)"
+    assert changes_described(fast, "auto", 0.15) == text
+    assert changes_described(feeds(*SLOW), "column", 0.15).startswith("xmin: 480.0 ms")
+
+
+def test_the_cheapest_feed_is_proposed_when_the_configured_one_takes_longer_than_a_tick() -> None:
+    with pytest.raises(Attention) as found:
+        changes_described(feeds(*SLOW), "auto", 0.15)
+    assert found.value.advice == 'the cheapest that fits: watermark.feed = "column"'
+    with pytest.raises(Attention) as found:
+        changes_described(feeds(*SLOW), "slot", 0.15)
+    assert "by xmin" in found.value.advice
+    near = feeds(("xmin", 480.0, ""), ("column", 300.0, ""))
+    assert changes_described(near, "xmin", 0.15)
