@@ -312,17 +312,19 @@ def test_sigterm_ends_with_130(tmp_path: Path) -> None:
     assert (child.returncode, said.splitlines()[0]) == (130, "vbackup: stopped")
 
 
-def test_an_interrupt_inside_an_exec_still_exits_with_130() -> None:
-    """dataclasses exec their methods: CPython would end such a process by SIGINT afterwards."""
-    program = (
+def test_an_interrupt_inside_an_exec_still_exits_with_130(tmp_path: Path) -> None:
+    """dataclasses exec their methods: CPython would end `python -m` by SIGINT afterwards."""
+    (tmp_path / "stopped.py").write_text(
         "import vbackup.cli.main as cli\n"
         "def run(_):\n"
         "    try: exec('raise KeyboardInterrupt')\n"
         "    except KeyboardInterrupt: return 130\n"
         "cli.run = run\n"
-        "cli.main()\n"
+        "cli.main()\n",
+        encoding="utf-8",
     )
     ended = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, check=False, timeout=60
-    )
+        [sys.executable, "-m", "stopped"], capture_output=True, check=False, timeout=60,
+        cwd=tmp_path,
+    )  # fmt: skip
     assert ended.returncode == 130, ended.stderr
