@@ -44,7 +44,9 @@ def changes_described(costs: Sequence[FeedCost], asked: str, tick: float) -> str
     """What each change feed costs. Raises Attention when another one is needed: the configured
     one cannot be had, or takes longer than a tick where another takes at most half of that."""
     text = ", ".join(map(_feed, costs))
-    measured = {cost.feed: cost.milliseconds for cost in costs if cost.milliseconds is not None}
+    measured: dict[str, float] = {
+        cost.feed: cost.milliseconds for cost in costs if cost.milliseconds is not None
+    }
     wanted = "xmin" if asked == "auto" else asked
     mine = measured.get(wanted)
     if mine is None and wanted != "xmin":

@@ -211,7 +211,11 @@ class Preflight:
         """How late points follow their rows, and which strategy fits."""
         from vbackup.engine.lag import LagWatch
 
-        source = wiring.record_source(self.settings.config, self.clock, row_identity=True)
+        config = self.settings.config
+        # A column's slack would show rows as new that changed minutes ago.
+        watermark = config.watermark.model_copy(update={"feed": "xmin"})
+        config = config.model_copy(update={"watermark": watermark})
+        source = wiring.record_source(config, self.clock, row_identity=True)
         stack.callback(source.close)
         watch = LagWatch(source, points, targets, self.clock)
         try:

@@ -1,0 +1,138 @@
+"""A backup of the simulated pair as a whole: what moves the watermark, what the manifest says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from vbackup.engine.attempt import BackupOptions, Pair
+from vbackup.engine.backup import Backup, BackupResult
+from vbackup.engine.watermark import WatermarkOptions
+from vbackup.errors import Denied, Failed
+from vbackup.model.link import Link
+from vbackup.model.manifest import Artifact, DatabaseFacts, Manifest
+from vbackup.ports import DumpStream
+
+LINK = Link("docs", "docs", ())
+BLOCKED = Failed("pg_dump failed: LOCK TABLE", retryable=True)
+
+
+class Writer:
+    """Keeps nothing but what was published."""
+
+    id = "b1"
+
+    def add(self, name: str, stream: Iterable[bytes], *, step: Any = None) -> Artifact:
+        return Artifact(name, sum(map(len, stream)), "")
+
+    def publish(self, manifest: Manifest) -> Manifest:
+        return manifest
+
+    def abort(self) -> None: ...
+
+
+class Repository:
+    @contextmanager
+    def lease(self, name: str) -> Iterator[None]:
+        yield
+
+    def begin(self, backup_id: str) -> Writer:
+        return Writer()
+
+
+class Database:
+    """The world's rows, whose dump fails a few times, with somebody waiting or not."""
+
+    client_version = "16.1"
+
+    def __init__(self, records: Any, failures: int = 0, waiting: bool = True) -> None:
+        self.records = records
+        self.failures = failures
+        self.waiting = waiting
+        self.points: list[str] = []
+        self.refuse: Failed | Denied | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.records, name)
+
+    def facts(self) -> DatabaseFacts:
+        return DatabaseFacts("app", "16.1", 160001, "1", "UTF8", "C", "C")
+
+    def restore_point(self, name: str) -> str:
+        if self.refuse:
+            raise self.refuse
+        self.points.append(name)
+        return "0/99"
+
+    def candidate(self, links: Any) -> Any:
+        found = self.records.candidate(links)
+        found.dumps = lambda: [DumpStream("main", "main", self._dump)]
+        if self.failures:
+            asked: Iterator[list[str]] = iter([[]])
+            waiting = ["app (pid 1): ALTER TABLE t"] if self.waiting else []
+            # Nobody waits yet when the winner is chosen; somebody does when the dump fails.
+            found.waiters = lambda: next(asked, waiting)
+        return found
+
+    def _dump(self) -> Iterator[bytes]:
+        if self.failures:
+            self.failures -= 1
+            raise BLOCKED
+        yield b"rows"
+
+
+def backup(kit: Any, database: Database, reporter: Any, **options: Any) -> BackupResult:
+    world = database.records.world
+    watermark = WatermarkOptions(lead_in=0.1, budget=0.5, tick=0.05, **options)
+    records: Any = database
+    repository: Any = Repository()
+    wanted = BackupOptions(watermark=watermark)
+    clock = kit.clock(world)
+    return Backup(Pair(records, None), repository, [], [], wanted, reporter, clock).run()
+
+
+def database(kit: Any, **changes: Any) -> Database:
+    return Database(kit.records(kit.world(LINK, 1)), **changes)
+
+
+def test_a_dump_that_a_schema_change_keeps_out_moves_the_watermark(kit: Any) -> None:
+    reporter, blocked = kit.reporter(), database(kit, failures=1)
+    manifest = backup(kit, blocked, reporter).manifest
+    assert reporter.warnings == ["a dump was blocked: cutting again"]
+    assert [one.closed for one in blocked.records.opened] == [True, True]
+    assert manifest.watermark.snapshot == blocked.records.opened[1].snapshot
+    assert manifest.watermark.timeline == 1
+
+
+@pytest.mark.parametrize(("failures", "waiting"), [(1, False), (3, True)])
+def test_other_failures_and_endless_ones_end_the_backup(
+    kit: Any, failures: int, waiting: bool
+) -> None:
+    reporter, broken = kit.reporter(), database(kit, failures=failures, waiting=waiting)
+    with pytest.raises(Exception, match="pg_dump failed") as found:
+        backup(kit, broken, reporter)
+    assert getattr(found.value, "retryable", False)
+    assert len(reporter.warnings) == failures - 1
+    assert all(one.closed for one in broken.records.opened)
+
+
+def test_a_restore_point_is_made_when_asked_for(kit: Any) -> None:
+    asked = database(kit)
+    record = backup(kit, asked, kit.reporter(), restore_point=True).manifest.watermark
+    assert asked.points == [record.restore_point] == ["vbackup-b1-1"]
+    assert record.notes == ("restore point vbackup-b1-1 at 0/99",)
+    silent = database(kit)
+    assert backup(kit, silent, kit.reporter()).manifest.watermark.restore_point == ""
+    assert silent.points == []
+
+
+@pytest.mark.parametrize("why", [Denied("no EXECUTE"), Failed("wal_level is minimal")])
+def test_a_backup_is_as_good_without_its_restore_point(kit: Any, why: Any) -> None:
+    refusing, reporter = database(kit), kit.reporter()
+    refusing.refuse = why
+    record = backup(kit, refusing, reporter, restore_point=True).manifest.watermark
+    assert record.restore_point == ""
+    assert reporter.warnings == ["no restore point was made"]
