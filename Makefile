@@ -7,6 +7,7 @@ RUNS   ?= 200
 SEED   ?= 1000
 MINUTES ?= 30
 PYTEST_ARGS ?=
+EXTRAS ?= dev
 
 .PHONY: help install demo test unit lint format torture soak clean
 
@@ -21,7 +22,7 @@ help:
 # Installed again when the dependencies change.
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
 	@touch $@
 
 install: $(VENV)/.installed

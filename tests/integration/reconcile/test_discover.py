@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -107,3 +111,39 @@ def test_the_demos_link_is_found(
     assert entry.point.ref == expected.point.ref
     assert entry.point.cardinality == expected.point.cardinality
     assert entry.rows[0].key == expected.rows[0].key
+
+
+def vbackup(config: Path, *arguments: str) -> Any:
+    """The JSON document of a command that must succeed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "vbackup", *arguments, "--config", str(config), "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    return json.loads(done.stdout)
+
+
+def test_the_written_configuration_reconciles(
+    applications: Callable[[Scenario], Application],
+    qdrant_server: QdrantServer,
+    tmp_path: Path,
+) -> None:
+    app = applications(Scenario(rows=300, dimensions=4, link="payload", points="many"))
+    path = tmp_path / "vbackup.toml"
+    first = ("init", "--discover", "--no-encryption", "--postgres", app.dsn)
+    told = vbackup(path, *first, "--qdrant", qdrant_server.url)
+    mine = next(p for p in told["proposals"] if p["collection"] == app.name)
+    assert mine["match_rate"] == 1
+    assert told["config_written"]
+    report = vbackup(path, "reconcile", "--link", mine["name"])
+    assert report["clean"]
+    assert report["links"][0]["rows"] == 300
+    # A second look changes nothing and proposes the same.
+    before = path.read_text(encoding="utf-8")
+    again = vbackup(path, "init", "--discover")
+    assert not again["config_written"]
+    assert [p["name"] for p in again["proposals"]] == [p["name"] for p in told["proposals"]]
+    assert path.read_text(encoding="utf-8") == before

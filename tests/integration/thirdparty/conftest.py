@@ -99,7 +99,7 @@ class Preset:
                 clock=SystemClock(),
             ).run(found.append)
         assert result.warnings == []
-        faults = {(f.kind, f.key or "", f.point) for f in found}
+        faults: set[Fault] = {(f.kind, f.key or "", f.point) for f in found}
         assert len(faults) == len(found)
         return faults
 

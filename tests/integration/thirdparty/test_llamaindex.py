@@ -82,7 +82,7 @@ def text(number: int, edition: int = 1) -> Document:
     return Document(text=sentence * 6, id_=f"doc-{number}")
 
 
-def orphans(document: str, ids: Sequence[str]) -> set[tuple[str, str, str]]:
+def orphans(document: str, ids: Sequence[str]) -> set[tuple[str, str, str | None]]:
     return {("orphan", document, point) for point in ids}
 
 
