@@ -6,6 +6,7 @@ have been copied aside. From then on a state file says how to go back.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -77,11 +78,24 @@ class InPlaceRestore:
             if began and self._perhaps_swapped(state):
                 raise _half_way(error, state_file) from error
             if not options.keep_failed:
-                self.switch.abandon(state)
-                if began:
-                    state_file.unlink(missing_ok=True)
+                self._abandon(state)
             raise
         return state, state_file
+
+    def _abandon(self, state: SwitchState) -> None:
+        """Take away what the switch made; while a server is gone, say how to do it later."""
+        state_file = self._state_file(state)
+        with suppress(OSError):
+            if self.switch.abandon(state):
+                state_file.unlink(missing_ok=True)
+                return
+            # Nothing live was changed: all that is left is to be dropped.
+            left = replace(state, kept_database=state.restored_database, went_back=True)
+            replace(left, restored_database=None).save(state_file)
+            self.switch.reporter.warn(
+                "something is left; when the servers answer again, drop it",
+                command=f"vbackup restore --drop-old {state_file} --yes",
+            )
 
     def _state_file(self, state: SwitchState) -> Path:
         return self.state_directory / f"vbackup-switch-{state.at:%Y%m%dT%H%M%S}.json"

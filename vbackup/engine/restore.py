@@ -81,10 +81,16 @@ class Restore:
         plan = plan_restore(manifest, options)
         problems = self._preflight(plan)
         if problems:
+            advice = "nothing was changed; see vbackup restore --plan"
+            if any("exists already" in problem for problem in problems):
+                advice = (
+                    "drop what an earlier restore left under these names, or choose others with"
+                    " --database and --collection-suffix"
+                )
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
             raise Refused(
                 f"the restore of {manifest.id} cannot start: {problems[0]}{more}",
-                hint="; ".join(problems[1:]) or "nothing was changed; see vbackup restore --plan",
+                hint="; ".join([*problems[1:], advice]),
             )
         if plan.names and not options.force:
             guard(manifest, self._patch(manifest))

@@ -179,21 +179,26 @@ class Switch:
                 dropped.append(f"collection {kept}")
         return dropped
 
-    def abandon(self, state: SwitchState) -> None:
-        """Take away a switch that has changed nothing live: copies and the restored pair."""
+    def abandon(self, state: SwitchState) -> bool:
+        """Take away a switch that has changed nothing live: copies and the restored pair.
+        Whether all of it is gone."""
+        gone = True
         if self.records and state.database and state.kept_database:
-            self._try(partial(self.records.reopen, state.database))
+            gone &= self._try(partial(self.records.reopen, state.database))
         if self.records and state.restored_database:
-            self._try(partial(self.records.drop, state.restored_database))
+            gone &= self._try(partial(self.records.drop, state.restored_database))
         for name in (*state.collections.values(), *state.beside):
             if self.points and name is not None:
-                self._try(partial(self.points.drop, name))
+                gone &= self._try(partial(self.points.drop, name))
+        return gone
 
-    def _try(self, action: Callable[[], None]) -> None:
+    def _try(self, action: Callable[[], None]) -> bool:
         try:
             action()
         except VbackupError as error:
             self.reporter.warn("could not clean up", reason=error.message)
+            return False
+        return True
 
     # ------------------------------------------------------------ collections
 

@@ -134,6 +134,24 @@ def test_a_switch_that_changed_nothing_leaves_nothing(
     assert vb("restore", "--in-place", "--yes").code == 0
 
 
+def test_what_could_not_be_dropped_can_be_later(
+    vb: Run, pair: Any, server: Server, backed_up: str, config_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Qdrant died while live collections were copied: nobody can drop the copies."""
+    with monkeypatch.context() as broken:
+        broken.setattr(PostgresTarget, "swap", fail)
+        broken.setattr(QdrantTarget, "drop", fail)
+        shown = vb("restore", "--in-place", "--yes")
+    (state,) = states(config_file)
+    assert (shown.code, f"vbackup restore --drop-old {state} --yes" in shown.err) == (1, True)
+    again = vb("restore", "--in-place", "--yes")
+    assert (again.code, "drop what an earlier restore left" in again.err) == (4, True)
+    assert vb("restore", "--drop-old", str(state), "--yes").code == 0
+    assert (server.databases(), copies(pair)) == ({server.live: True}, set())
+    assert vb("restore", "--in-place", "--yes").code == 0
+
+
 @pytest.mark.parametrize(
     ("mishap", "code"),
     [(stop, 130), (fail, 1), (lambda *_, **__: Path("/proc/none").write_text(""), 1)],
