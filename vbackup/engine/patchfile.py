@@ -22,6 +22,7 @@ class PatchFile:
             kind: (directory / f"{kind.__name__.lower()}.jsonl").open("w+b")
             for kind in (Delete, Upsert, Reembed)
         }
+        self._again = 0
         self.upserts = 0
         self.deletes = 0
         self.reembeds = 0
@@ -44,16 +45,16 @@ class PatchFile:
         """Whether the shard snapshots already are the state at the watermark."""
         return self.upserts + self.deletes + self.reembeds == 0
 
-    def take_reembeds(self) -> list[Reembed]:
-        """Remove and return the re-embed lines collected so far, to decide them again."""
-        file = self._files[Reembed]
-        file.seek(0)
-        lines = [line for line in decode(_blocks(file)) if isinstance(line, Reembed)]
-        file.seek(0)
-        file.truncate()
+    def take_reembeds(self) -> Iterator[Reembed]:
+        """Remove the re-embed lines collected so far and stream them, to decide them again:
+        lines that are added meanwhile are new ones. They may be as many as there are rows."""
+        taken = self._files[Reembed]
+        self._again += 1
+        again = self._directory / f"reembed-{self._again}.jsonl"
+        self._files[Reembed] = again.open("w+b")
         self.reembeds = 0
         self.reasons.clear()
-        return lines
+        return _taken(taken)
 
     def stream(self) -> Iterator[bytes]:
         """The whole patch, as it is stored."""
@@ -67,6 +68,14 @@ class PatchFile:
         """Let go of the files."""
         for file in self._files.values():
             file.close()
+
+
+def _taken(file: IO[bytes]) -> Iterator[Reembed]:
+    with file:
+        file.seek(0)
+        for line in decode(_blocks(file)):
+            if isinstance(line, Reembed):
+                yield line
 
 
 def _blocks(file: IO[bytes]) -> Iterator[bytes]:
