@@ -15,7 +15,7 @@ ROOT = Path(vbackup.__file__).parent
 
 ADAPTERS = frozenset({"postgres", "qdrant", "storage", "redis", "sandbox", "operate"})
 # Plain values and services without drivers, which every room may use.
-FLOOR = frozenset({"errors", "clock", "incarnation", "redact", "quantity"})
+FLOOR = frozenset({"config_types", "errors", "clock", "incarnation", "redact", "quantity"})
 VALUES = FLOOR | {"model", "config", "ports"}
 
 # What each room (a folder or a module of the top level) may import of the others.
@@ -26,6 +26,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "redact": frozenset(),
     "quantity": frozenset(),
     "model": FLOOR,
+    "config_types": frozenset(),
     "config": FLOOR | {"model"},
     "ports": FLOOR | {"model"},
     "mistakes": VALUES,

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from vbackup.config import parse_duration
+from vbackup.config_types import parse_duration
 
 
 class Duration(click.ParamType[float]):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from vbackup.config import parse_size
+from vbackup.config_types import parse_size
 from vbackup.errors import Damaged, Denied, NotFound, Refused, Usage
 from vbackup.ports import ObjectStore
 from vbackup.repository import sealed

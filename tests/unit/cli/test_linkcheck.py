@@ -131,7 +131,7 @@ def test_what_makes_a_backup_slow_or_wrong(changes: dict[str, Any], advice: str)
     assert advice in caught.value.advice
 
 
-def feeds(*costs: tuple[str, float | None, str]) -> list[Any]:
+def feeds(*costs: Any) -> list[Any]:
     from vbackup.postgres.feed_costs import FeedCost
 
     return [FeedCost(feed, cost, why) for feed, cost, why in costs]
