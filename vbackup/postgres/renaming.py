@@ -42,9 +42,10 @@ def move(connection: Connection, moves: Sequence[tuple[str, str]], clock: Clock)
     `connection` must be on another database. Raises NotFound, AlreadyExists, Refused.
     """
     olds = [old for old, _ in moves]
-    for old, new in moves:
+    for old in olds:
         if not databases.exists(connection, old):
             raise NotFound(f'there is no database "{old}"')
+    for _, new in moves:
         if new not in olds and databases.exists(connection, new):
             raise AlreadyExists(f'database "{new}" exists already')
     try:

@@ -65,7 +65,8 @@ def _start_again(launch: Launch, ledger: Ledger) -> None:
         try:
             wait_ready(server)
         except Failed as error:
-            orphans = "still in use" in f"{error.message} {error.hint}"
+            said = f"{error.message} {error.hint}"
+            orphans = "still in use" in said or "another postmaster" in said
             if not orphans or time.monotonic() > deadline:
                 raise
             time.sleep(0.1)

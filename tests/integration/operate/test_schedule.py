@@ -74,7 +74,7 @@ def test_a_backup_that_a_stop_interrupts_is_taken_again(operated: Any, ending: i
 
     operated.configure(f'backup = "{NEVER}"')
     operated.daemon()
-    operated.until(lambda: operated.history()[-1] == ("backup", 0))
+    operated.until(lambda: operated.history()[-1:] == [("backup", 0)])
     assert operated.history() == [
         ("backup", 130 if ending == signal.SIGTERM else None),
         ("backup", 0),

@@ -68,10 +68,12 @@ class Store:
         self.call("PUT", self.path(name), body)
         return name
 
-    def put(self, name: str, points: list[dict[str, Any]], **body: Any) -> None:
-        for at in range(0, len(points), 500):
-            batch = {"points": points[at : at + 500], **body}
-            self.call("PUT", self.path(name, "/points"), batch, wait="true")
+    def put(
+        self, name: str, points: list[dict[str, Any]], *, batch: int = 500, **body: Any
+    ) -> None:
+        for at in range(0, len(points), batch):
+            some = {"points": points[at : at + batch], **body}
+            self.call("PUT", self.path(name, "/points"), some, wait="true")
 
     def everything(self, name: str) -> dict[int | str, dict[str, Any]]:
         """Every point by id, read with plain REST."""

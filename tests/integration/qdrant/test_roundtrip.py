@@ -157,6 +157,19 @@ def test_collection_comes_back_as_it_was(store: Any, tmp_path: Path, shape: str)
     assert store.facts(restored).points == len(points())
 
 
+def test_a_large_collection_comes_back_as_it_was(store: Any, tmp_path: Path) -> None:
+    if store.server.version != "1.17.0":
+        pytest.skip("large enough once")
+    store.page = 10_000
+    name = store.make(_dense(shard_number=2))
+    store.put(name, _ints(200_000), batch=5_000)
+
+    restored = store.restore(store.save(name, tmp_path))
+
+    assert store.facts(restored).points == 200_000
+    assert store.everything(restored) == store.everything(name)
+
+
 @pytest.mark.parametrize(("older", "newer"), [("1.16.3", "1.17.0"), ("1.17.0", "1.16.3")])
 @pytest.mark.parametrize("shape", ["all vectors", "four shards", "scalar", "settings"])
 def test_collection_moves_between_versions(
