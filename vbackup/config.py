@@ -91,7 +91,6 @@ class WatermarkConfig(Section):
     budget: Duration = 12.0
     candidates: int = Field(8, ge=1, le=32)
     capture_memory: Size = 256 * 1024**2
-    max_pause: Duration = 0.0
     fence_key: int = 0x7662_6163_6B75_7000
     lock_timeout: Duration = 5.0
     feed: Literal["auto", "xmin", "column", "slot"] = "auto"

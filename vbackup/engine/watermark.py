@@ -32,7 +32,6 @@ class WatermarkOptions:
     budget: float = 12.0
     candidates: int = 8
     lock_timeout: float = 5.0
-    max_pause: float = 0.0
     restore_point: bool = False
 
 
