@@ -195,3 +195,27 @@ def test_a_backup_that_loses_its_sessions_leaves_no_backup(torture: Any) -> None
     assert failure.value.code == 1
     assert wiring.open_repository(config.repository).backups() == []
     torture.judge(app, config, torture.back_up(config)).prove()
+
+
+def test_capture_takes_no_lock_above_access_share_on_the_applications_tables(torture: Any) -> None:
+    """Read from pg_locks all through a backup; pg_dump's sessions carry the same name."""
+    app, config = torture.begin(CALM)
+    seen: set[tuple[str]] = set()
+
+    def watch(stop: threading.Event) -> None:
+        with psycopg.connect(app.dsn, autocommit=True) as connection:
+            while not stop.wait(0.01):
+                found = connection.execute(
+                    "SELECT DISTINCT l.mode FROM pg_locks l"
+                    " JOIN pg_stat_activity a USING (pid) JOIN pg_class c ON c.oid = l.relation"
+                    " JOIN pg_namespace n ON n.oid = c.relnamespace"
+                    " WHERE a.datname = current_database() AND n.nspname = 'public'"
+                    " AND a.application_name = 'vbackup'"
+                )
+                seen.update(found.fetchall())
+
+    with meanwhile(watch):
+        backup = torture.back_up(config)
+
+    assert seen == {("AccessShareLock",)}
+    torture.judge(app, config, backup).prove()
