@@ -30,9 +30,8 @@ _ROLES = (
 )
 _PRIVILEGES = re.compile(r"ALTER .* OWNER TO |GRANT |REVOKE |ALTER DEFAULT PRIVILEGES ", re.DOTALL)
 _NOT_NEEDED = (
-    # Written by pg_restore 17 and newer, unknown to older servers. What parallel jobs say in the
-    # same instant may stand behind it on stderr.
-    re.compile(r"SET transaction_timeout = 0;[ \t]*(?:\n.*)?", re.DOTALL),
+    # Written by pg_restore 17 and newer, unknown to older servers.
+    re.compile(r"SET transaction_timeout = 0;\s*"),
     # Every new database has it.
     re.compile(r"CREATE SCHEMA public;\s*"),
 )
