@@ -308,7 +308,7 @@ def test_sigterm_ends_with_130(tmp_path: Path) -> None:
     # Opening the other end returns once the command waits for its configuration.
     with fifo.open("w"):
         child.terminate()
-        _, said = child.communicate(timeout=120)
+        _, said = child.communicate(timeout=30)
     assert (child.returncode, said.splitlines()[0]) == (130, "vbackup: stopped")
 
 
