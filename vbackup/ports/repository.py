@@ -1,0 +1,67 @@
+"""Backups and their artifacts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from datetime import datetime
+from typing import Protocol
+
+from vbackup.model.manifest import Artifact, BackupSummary, CheckRecord, Manifest
+from vbackup.ports.progress import Step
+from vbackup.ports.storage import Buffer
+
+
+class BackupWriter(Protocol):
+    """One backup being written. Nothing is visible until `publish`. Thread-safe."""
+
+    @property
+    def id(self) -> str: ...
+
+    def add(self, name: str, stream: Iterable[Buffer], *, step: Step | None = None) -> Artifact:
+        """Store one stream: chunked, deduplicated, packed, uploaded; several may run at once.
+
+        `step` advances by the stream's bytes. An error raised by the stream is raised here and
+        leaves nothing that could be taken for a backup."""
+        ...
+
+    def publish(self, manifest: Manifest) -> Manifest:
+        """Flush packs and index, then write the manifest (create-only). Returns it with its
+        statistics filled in."""
+        ...
+
+    def abort(self) -> None:
+        """Give up; what was uploaded stays reusable until `prune` removes it."""
+        ...
+
+
+class Repository(Protocol):
+    """Backups and their artifacts."""
+
+    def begin(self, backup_id: str) -> BackupWriter: ...
+
+    def read(self, artifact: Artifact) -> Iterator[bytes]:
+        """The artifact's bytes in order; chunk ids, length and SHA-256 are verified on the way.
+
+        Raises Damaged with artifact and byte range."""
+        ...
+
+    def load(self, backup_id: str) -> Manifest:
+        """Raises NotFound, Damaged."""
+        ...
+
+    def backups(self) -> list[BackupSummary]:
+        """Newest first. A manifest that cannot be read is listed with `unreadable`."""
+        ...
+
+    def resolve(self, wanted: str, *, at: datetime | None = None) -> str:
+        """`latest`, an id or a unique prefix of one, or the newest at or before `at`.
+
+        Raises NotFound."""
+        ...
+
+    def record(self, backup_id: str, check: CheckRecord) -> None: ...
+
+    def lease(self, name: str) -> AbstractContextManager[None]:
+        """Hold one lease (`writer`, `pruner`, ...). Raises Locked with the holder."""
+        ...
