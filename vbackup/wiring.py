@@ -85,10 +85,14 @@ def open_repository(config: RepositoryConfig, clock: Clock | None = None) -> Rep
 
 
 def scheduler_lease(config: RepositoryConfig, clock: Clock) -> Lease:
-    """The lease of the one active daemon of a repository. Raises Locked with its holder."""
+    """The lease of the one active daemon of a repository. Raises Locked with its holder,
+    NotFound, Unreachable."""
+    from vbackup.repository import header
     from vbackup.repository.lease import acquire
 
-    return acquire(object_store(config, clock), clock, "scheduler")
+    store = object_store(config, clock)
+    header.check_there(store)
+    return acquire(store, clock, "scheduler")
 
 
 def record_source(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
-from vbackup.errors import Locked, VbackupError
+from vbackup.errors import Locked, NotFound, VbackupError
 from vbackup.ports import Reporter
 
 
@@ -36,7 +36,7 @@ class Keeper:
         """Take the lease. Raises Locked while another instance has it, Denied, Usage.
 
         A repository that is away for now is a warning: the daemon that starts before the
-        network does still says what it could not do."""
+        network does, or before its disk is mounted, still says what it could not do."""
         with self._lock:
             self._again()
 
@@ -67,7 +67,8 @@ class Keeper:
         try:
             self._held = self._take()
         except VbackupError as error:
-            if not error.retryable or isinstance(error, Locked):
+            away = error.retryable or isinstance(error, NotFound)
+            if not away or isinstance(error, Locked):
                 raise
             self._reporter.warn("the lease could not be taken", reason=error.message)
 

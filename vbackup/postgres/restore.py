@@ -32,6 +32,8 @@ class Restore:
     tools: ClientTools
     params: Mapping[str, str]
     jobs: int
+    workers: bool
+    """Whether one pg_restore may have several workers; see `quiet`."""
     roles: frozenset[str]
     superuser: bool
     warnings: list[str] = field(default_factory=list)
@@ -53,7 +55,7 @@ class Restore:
         step.detail("data")
         self._data(main, tables, open_artifact, step)
         step.detail("indexes and constraints")
-        self._from_file(main, "--section=post-data", f"--jobs={self.jobs}")
+        self._from_file(main, "--section=post-data", *self._jobs())
 
     def _data(
         self, main: Path, tables: Sequence[DumpArtifact], open_artifact: OpenArtifact, step: Step
@@ -66,7 +68,7 @@ class Restore:
                 self._pg_restore(["--data-only"], feed=blocks)
 
         # Large tables bring the parallelism, where there are any.
-        alone = [] if tables else [f"--jobs={self.jobs}"]
+        alone = [] if tables else self._jobs()
         with ThreadPoolExecutor(self.jobs, thread_name_prefix="restore") as pool:
             futures = [pool.submit(table, dump) for dump in tables]
             futures.append(pool.submit(self._from_file, main, "--section=data", *alone))
@@ -77,6 +79,9 @@ class Restore:
             except BaseException:
                 self._stop_all()
                 raise
+
+    def _jobs(self) -> list[str]:
+        return [f"--jobs={self.jobs}"] if self.workers else []
 
     def _from_file(self, main: Path, *options: str) -> None:
         self._pg_restore([*options, str(main)])
@@ -122,6 +127,13 @@ class Restore:
             running = list(self._running)
         for child in running:
             child.stop()
+
+
+def quiet(tools_major: int, server_major: int) -> bool:
+    """Whether every worker of pg_restore begins without an error. From 17 on each one says `SET
+    transaction_timeout`, which older servers refuse; several who complain at once write into
+    each other's lines, and nobody can tell then that this was all that went wrong."""
+    return tools_major < 17 or server_major >= 17
 
 
 def counted(blocks: Iterator[bytes], step: Step) -> Generator[bytes, None, None]:

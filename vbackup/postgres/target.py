@@ -24,7 +24,7 @@ from vbackup.postgres.connection import (
 from vbackup.postgres.failures import translated
 from vbackup.postgres.process import environment
 from vbackup.postgres.properties import apply_properties
-from vbackup.postgres.restore import OpenArtifact, Restore, counted, grant_one_by_one
+from vbackup.postgres.restore import OpenArtifact, Restore, counted, grant_one_by_one, quiet
 from vbackup.postgres.source import PostgresSource
 
 _INDEX_MEMORY = 2 * 1024**3
@@ -158,10 +158,12 @@ class PostgresTarget:
         (superuser,) = one(
             connection, "SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user"
         )
+        tools = client_tools.for_restore(self._config, major)
         return Restore(
-            tools=client_tools.for_restore(self._config, major),
+            tools=tools,
             params=_for_restore(connection, self._config),
             jobs=self._config.jobs,
+            workers=quiet(tools.major, connection.info.server_version // 10_000),
             roles=frozenset(str(name) for (name,) in rows),
             superuser=bool(superuser),
         )

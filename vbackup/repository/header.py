@@ -85,6 +85,22 @@ def create(
     return Opened(header, fresh)
 
 
+def check_there(store: ObjectStore) -> None:
+    """Before anything is written for a repository that must be there already: a directory whose
+    file system is not mounted would take it. Raises NotFound."""
+    if store.stat(KEY) is None:
+        raise _nothing_at(store)
+
+
+def _nothing_at(store: ObjectStore) -> NotFound:
+    return NotFound(
+        f"no repository at {store.location}",
+        hint="vbackup init makes a new one; is the file system of an old one mounted?"
+        if store.location.startswith("file:")
+        else "vbackup init",
+    )
+
+
 def load(store: ObjectStore, passphrase: str | None) -> Opened:
     """Read and authenticate vbackup.json.
 
@@ -93,7 +109,7 @@ def load(store: ObjectStore, passphrase: str | None) -> Opened:
     try:
         raw = store.get(KEY, 0, _LIMIT + 1)
     except NotFound:
-        raise NotFound(f"no repository at {store.location}", hint="vbackup init") from None
+        raise _nothing_at(store) from None
     header = _decode(raw)
     found, slot = _unlock(header, passphrase, store.location)
     _authenticate(raw, header, found)

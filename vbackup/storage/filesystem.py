@@ -105,6 +105,9 @@ def translate(error: OSError, verb: str, path: Path) -> VbackupError:
         return Failed(what, hint="the disk reports damage: check dmesg and smartctl")
     if verb != "write" and code in _ABSENT:
         return NotFound(what)
+    if code == errno.ENOENT:
+        # Directories are made on the way: somebody took one away, or unmounted it.
+        return Unreachable(what, hint="its directory went away meanwhile: check the mount")
     if code in _CLASH:
         return Failed(what, hint="a key cannot be an object and the prefix of other objects")
     return Failed(what)

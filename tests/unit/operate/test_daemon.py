@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from vbackup import incarnation
+from vbackup import incarnation, wiring
 from vbackup.clock import SystemClock
 from vbackup.config import Config, PostgresConfig, RepositoryConfig, ScheduleConfig
-from vbackup.errors import Locked, Unreachable, Usage
+from vbackup.errors import Locked, NotFound, Unreachable, Usage
 from vbackup.operate.daemon import Daemon
 from vbackup.operate.history import History, Run
 from vbackup.operate.keeper import Keeper
@@ -186,6 +186,31 @@ def test_a_second_instance_ends_with_locked(scene: Scene, notes: Any) -> None:
     )
     with pytest.raises(Locked, match="pid 1 on other"):
         daemon.run()
+
+
+@pytest.mark.parametrize("away", [Unreachable("no network yet"), NotFound("not mounted yet")])
+def test_a_repository_that_is_away_at_the_start_is_a_warning(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, away: Exception
+) -> None:
+    def take() -> FakeLease:
+        raise away
+
+    monkeypatch.setattr(scene, "take", take)
+    missed(scene.history, "backup")
+    with scene.daemon(config(backup="0 0 * * *")):
+        assert scene.runner.started.acquire(timeout=WAIT)
+    assert scene.notes.warnings[0] == (
+        "the lease could not be taken",
+        {"reason": str(away)},
+    )
+
+
+def test_a_schedule_writes_nothing_where_its_repository_is_not(tmp_path: Path) -> None:
+    """An empty mount point would take the lease, and hide it when the disk is mounted."""
+    with pytest.raises(NotFound, match="no repository at") as caught:
+        wiring.scheduler_lease(RepositoryConfig(url=f"file://{tmp_path}/away"), SystemClock())
+    assert "mounted" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_stolen_lease_ends_the_daemon_before_the_job(scene: Scene, notes: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vbackup.errors import Failed
+from vbackup.postgres.restore import quiet
 from vbackup.postgres.restore_errors import RestoreErrors
 
 ROLE = 'ERROR:  role "bob" does not exist'
@@ -119,3 +120,13 @@ def test_counts_of_parallel_workers_mean_nothing_but_seen_errors_do() -> None:
     garbled.line("pg_restore: pg_restore: error: error: could not execute")
     with pytest.raises(Failed, match="could not execute"):
         garbled.finish(1)
+
+
+@pytest.mark.parametrize(
+    ("tools", "server", "expected"),
+    [(16, 15, True), (17, 16, False), (18, 17, True), (18, 15, False)],
+)
+def test_workers_that_would_all_complain_at_once_are_not_used(
+    tools: int, server: int, expected: bool
+) -> None:
+    assert quiet(tools, server) is expected

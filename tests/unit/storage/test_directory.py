@@ -234,7 +234,7 @@ def test_a_directory_that_a_delete_removed_meanwhile_is_made_again(
         (errno.ESTALE, "read", Unreachable, True),
         (errno.EIO, "read", Failed, False),
         (errno.ENOENT, "read", NotFound, False),
-        (errno.ENOENT, "write", Failed, False),
+        (errno.ENOENT, "write", Unreachable, True),
         (errno.EISDIR, "write", Failed, False),
         (errno.ENAMETOOLONG, "write", Failed, False),
     ],
