@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
@@ -13,82 +14,16 @@ import pytest
 
 pytestmark = pytest.mark.integration
 
-DIFY = """
-CREATE TABLE datasets (
-    id uuid PRIMARY KEY DEFAULT gen_random_uuid(), tenant_id uuid NOT NULL,
-    name varchar(255) NOT NULL, indexing_technique varchar(255), index_struct text,
-    collection_binding_id uuid, is_multimodal boolean NOT NULL DEFAULT false,
-    created_by uuid NOT NULL DEFAULT gen_random_uuid()
-);
-CREATE TABLE dataset_collection_bindings (
-    id uuid PRIMARY KEY, provider_name varchar(255) NOT NULL, model_name varchar(255) NOT NULL,
-    type varchar(40) NOT NULL DEFAULT 'dataset', collection_name varchar(64) NOT NULL
-);
-CREATE TABLE documents (
-    id uuid PRIMARY KEY, tenant_id uuid NOT NULL, dataset_id uuid NOT NULL,
-    position int NOT NULL DEFAULT 1, name varchar(255) NOT NULL,
-    indexing_status varchar(255) NOT NULL DEFAULT 'waiting',
-    enabled boolean NOT NULL DEFAULT true, archived boolean NOT NULL DEFAULT false,
-    doc_form varchar(255) NOT NULL DEFAULT 'text_model'
-);
-CREATE TABLE document_segments (
-    id uuid PRIMARY KEY, tenant_id uuid NOT NULL, dataset_id uuid NOT NULL,
-    document_id uuid NOT NULL, position int NOT NULL DEFAULT 1, content text NOT NULL DEFAULT '',
-    word_count int NOT NULL DEFAULT 1, tokens int NOT NULL DEFAULT 1, keywords json,
-    index_node_id varchar(255), index_node_hash varchar(255),
-    enabled boolean NOT NULL DEFAULT true, status varchar(255) NOT NULL DEFAULT 'waiting'
-);
-CREATE TABLE child_chunks (
-    id uuid PRIMARY KEY DEFAULT gen_random_uuid(), tenant_id uuid NOT NULL,
-    dataset_id uuid NOT NULL, document_id uuid NOT NULL, segment_id uuid NOT NULL,
-    position int NOT NULL DEFAULT 1, content text NOT NULL DEFAULT '',
-    index_node_id varchar(255), index_node_hash varchar(255),
-    type varchar(255) NOT NULL DEFAULT 'automatic'
-);
-CREATE TABLE document_segment_summaries (
-    id uuid PRIMARY KEY DEFAULT gen_random_uuid(), dataset_id uuid NOT NULL,
-    document_id uuid NOT NULL, chunk_id uuid NOT NULL, summary_content text,
-    summary_index_node_id varchar(255), summary_index_node_hash varchar(255),
-    status varchar(32) NOT NULL DEFAULT 'generating', enabled boolean NOT NULL DEFAULT true
-);
-CREATE TABLE segment_attachment_bindings (
-    id uuid PRIMARY KEY DEFAULT gen_random_uuid(), tenant_id uuid NOT NULL,
-    dataset_id uuid NOT NULL, document_id uuid NOT NULL, segment_id uuid NOT NULL,
-    attachment_id uuid NOT NULL
-);
-"""
-OPEN_WEBUI = """
-CREATE TABLE file (
-    id text PRIMARY KEY, user_id text, hash text, filename text, path text, data json, meta json,
-    created_at bigint, updated_at bigint
-);
-CREATE TABLE knowledge (
-    id text PRIMARY KEY, user_id text, name text, description text, meta json,
-    created_at bigint, updated_at bigint
-);
-CREATE TABLE knowledge_file (
-    id text PRIMARY KEY, knowledge_id text NOT NULL REFERENCES knowledge ON DELETE CASCADE,
-    file_id text NOT NULL REFERENCES file ON DELETE CASCADE, user_id text NOT NULL,
-    created_at bigint, updated_at bigint, UNIQUE (knowledge_id, file_id)
-);
-CREATE TABLE memory (
-    id varchar PRIMARY KEY, user_id varchar, content text, created_at bigint, updated_at bigint
-);
-"""
-FLOWISE = """
-CREATE TABLE upsertion_records (
-    uuid uuid PRIMARY KEY DEFAULT gen_random_uuid(), key text NOT NULL, namespace text NOT NULL,
-    updated_at double precision NOT NULL, group_id text, UNIQUE (key, namespace)
-);
-"""
-TRIEVE = """
-CREATE TABLE chunk_metadata (
-    id uuid PRIMARY KEY DEFAULT gen_random_uuid(), link text, qdrant_point_id uuid NOT NULL,
-    created_at timestamp NOT NULL DEFAULT now(), updated_at timestamp NOT NULL DEFAULT now(),
-    chunk_html text, metadata jsonb, tracking_id text, time_stamp timestamp,
-    dataset_id uuid NOT NULL, weight double precision NOT NULL DEFAULT 0
-);
-"""
+SCHEMAS = Path(__file__).parent / "schemas"
+
+FILL = {
+    "uuid": "gen_random_uuid()",
+    "integer": "0",
+    "bigint": "0",
+    "double precision": "0",
+    "timestamp without time zone": "now()",
+}
+"""What columns hold that must be filled and do not matter here; texts are empty."""
 
 
 def uid(name: str) -> str:
@@ -96,21 +31,28 @@ def uid(name: str) -> str:
 
 
 def rows(connection: psycopg.Connection, table: str, *values: dict[str, Any]) -> None:
+    """Insert rows; columns that are not named and must not be null get anything."""
+    needed = connection.execute(
+        "SELECT column_name, data_type FROM information_schema.columns WHERE table_name = %s"
+        " AND is_nullable = 'NO' AND column_default IS NULL",
+        (table,),
+    ).fetchall()
     for row in values:
-        columns = ", ".join(row)
-        places = ", ".join(["%s"] * len(row))
+        rest = {name: FILL.get(kind, "''") for name, kind in needed if name not in row}
+        columns = ", ".join(f'"{name}"' for name in (*row, *rest))
+        places = ", ".join([*["%s"] * len(row), *rest.values()])
         statement = f"INSERT INTO {table} ({columns}) VALUES ({places})"
         connection.execute(statement.encode(), list(row.values()))
 
 
 @pytest.fixture
-def database() -> Iterator[Callable[[Any, str], psycopg.Connection]]:
-    """`database(pair, schema)` makes the tables."""
+def database() -> Iterator[Callable[[Any], psycopg.Connection]]:
+    """`database(pair)` makes the tables of its application."""
     made: list[psycopg.Connection] = []
 
-    def make(pair: Any, schema: str) -> psycopg.Connection:
+    def make(pair: Any) -> psycopg.Connection:
         made.append(psycopg.connect(pair.dsn, autocommit=True))
-        made[-1].execute(schema.encode())
+        made[-1].execute((SCHEMAS / f"{pair.name}.sql").read_bytes())
         return made[-1]
 
     yield make
@@ -125,15 +67,15 @@ def dify_point(node: str, hashed: str = "h1", **more: Any) -> dict[str, Any]:
 
 def test_dify(presets: Callable[..., Any], database: Callable[..., Any]) -> None:
     pair = presets(
-        "dify", "Vector_index_one_Node", "Vector_index_two_Node",
+        "dify", "Vector_index_one_Node", "Vector_index_two_Node", "Vector_index_notes_Node",
         changes={'"Vector_index_*_Node"': '"{prefix}Vector_index_*_Node"'},
     )  # fmt: skip
     pair.create()
-    one, two = pair.collections
-    connection = database(pair, DIFY)
+    one, two, notes = pair.collections
+    connection = database(pair)
     tenant = uid("tenant")
     common = {"tenant_id": tenant, "document_id": uid("flat"), "dataset_id": uid(one)}
-    for name in pair.collections:
+    for name in (one, two):
         # The name from before another embedding model was chosen stays in the structure.
         shown = "Vector_index_before_Node" if name == one else name
         struct = {"type": "qdrant", "vector_store": {"class_prefix": shown}}
@@ -173,6 +115,19 @@ def test_dify(presets: Callable[..., Any], database: Callable[..., Any]) -> None
              summary | own | {"summary_index_node_hash": "h1"})  # fmt: skip
     binding = common | {"segment_id": uid("s-n1"), "attachment_id": uid("picture")}
     rows(connection, "segment_attachment_bindings", binding)
+    # Two apps with annotations; replies out of them are switched on for one.
+    rows(connection, "dataset_collection_bindings",
+         {"id": uid("notes"), "collection_name": notes, "type": "annotation"})  # fmt: skip
+    rows(connection, "apps", {"id": uid("app"), "tenant_id": tenant}, {"id": uid("mute")})
+    rows(connection, "app_annotation_settings",
+         {"app_id": uid("app"), "collection_binding_id": uid("notes")})  # fmt: skip
+    for number in range(3):
+        rows(connection, "message_annotations",
+             {"id": uid(f"a{number}"), "app_id": uid("app"), "question": "q"},
+             {"id": uid(f"mute{number}"), "app_id": uid("mute"), "question": "q"})  # fmt: skip
+        noted = {"annotation_id": uid(f"a{number}"), "app_id": uid("app")}
+        metadata = noted | {"doc_id": uid(f"a{number}")}
+        pair.put(notes, {uid(f"pa{number}"): {"page_content": "q", "metadata": metadata}})
     pair.put(one, {uid(f"n{n}"): dify_point(f"n{n}") for n in range(8)})
     pair.put(one, {uid(f"sum{n}"): dify_point(f"sum{n}", is_summary=True) for n in range(3)})
     pair.put(one, {uid("picture"): dify_point("picture", "", doc_type="image")})
@@ -189,6 +144,8 @@ def test_dify(presets: Callable[..., Any], database: Callable[..., Any]) -> None
         (uid("n4"),),
     )
     pair.put(two, {uid("stray"): dify_point("n5")})
+    pair.remove(notes, uid("pa0"))
+    connection.execute("DELETE FROM message_annotations WHERE id = %s", (uid("a1"),))
     assert pair.faults() == {
         ("missing", uid("n0"), None),
         ("missing", uid("sum0"), None),
@@ -197,6 +154,8 @@ def test_dify(presets: Callable[..., Any], database: Callable[..., Any]) -> None
         ("not_live", uid("n3"), uid("n3")),
         ("stale", uid("n4"), uid("n4")),
         ("orphan", uid("n5"), uid("stray")),
+        ("missing", uid("a0"), None),
+        ("orphan", uid("a1"), uid("pa1")),
     }
 
 
@@ -206,19 +165,29 @@ def test_open_webui(presets: Callable[..., Any], database: Callable[..., Any]) -
     pair = presets("open-webui", *names, changes={"open-webui_": "{prefix}open-webui_"})
     pair.create()
     files, knowledge, memories, web, hashed = pair.collections
-    connection = database(pair, OPEN_WEBUI)
+    connection = database(pair)
 
     def point(file: str, tenant: str) -> dict[str, Any]:
         return {"text": "t", "metadata": {"file_id": uid(file), "hash": "x"}, "tenant_id": tenant}
 
+    def file_row(name: str, status: str | None, *, embedded: bool) -> None:
+        data = {"content": "text"} | ({"status": status} if status else {})
+        meta = {"name": name} | ({"collection_name": f"file-{uid(name)}"} if embedded else {})
+        row = {"id": uid(name), "user_id": "u", "hash": "x" if embedded else None}
+        both = {"data": json.dumps(data), "meta": json.dumps(meta)}
+        rows(connection, "file", row | both)
+
     rows(connection, "knowledge", {"id": uid("k"), "user_id": "u"})
+    # Being read; could not be read; a video, and what was only stored; what an older version read.
+    file_row("pending", "pending", embedded=False)
+    file_row("failed", "failed", embedded=False)
+    file_row("video", "completed", embedded=False)
+    file_row("kept", None, embedded=False)
+    file_row("old", None, embedded=True)
+    pair.put(files, {uid("old/0"): point("old", f"file-{uid('old')}")})
     for number in range(5):
         file = f"f{number}"
-        # A file that is still being read, or could not be, has no points.
-        data = {"content": "text", "status": "completed" if number < 4 else "failed"}
-        rows(connection, "file", {"id": uid(file), "user_id": "u", "data": json.dumps(data)})
-        if number == 4:
-            continue
+        file_row(file, "completed", embedded=True)
         both = {"id": uid(f"kf{number}"), "knowledge_id": uid("k"), "file_id": uid(file)}
         rows(connection, "knowledge_file", both | {"user_id": "u"})
         for chunk in range(2):
@@ -240,13 +209,22 @@ def test_open_webui(presets: Callable[..., Any], database: Callable[..., Any]) -
 
     pair.remove(files, uid("f0/0"), uid("f0/1"))
     connection.execute("DELETE FROM knowledge_file WHERE file_id = %s", (uid("f1"),))
+    # An edited file, of which the knowledge base still has the old text.
+    connection.execute("UPDATE file SET hash = 'y' WHERE id = %s", (uid("f4"),))
+    for chunk in range(2):
+        edited = point("f4", f"file-{uid('f4')}")
+        edited["metadata"]["hash"] = "y"
+        pair.put(files, {uid(f"f4/{chunk}"): edited})
     connection.execute("DELETE FROM memory WHERE id = %s", (uid("m2"),))
     pair.remove(memories, uid("m3"))
     both_keys = json.dumps([uid("k"), uid("f1")], separators=(",", ":"))
+    edited_keys = json.dumps([uid("k"), uid("f4")], separators=(",", ":"))
     assert pair.faults() == {
         ("missing", uid("f0"), None),
         ("orphan", both_keys, uid("kf1/0")),
         ("orphan", both_keys, uid("kf1/1")),
+        ("stale", edited_keys, uid("kf4/0")),
+        ("stale", edited_keys, uid("kf4/1")),
         ("orphan", uid("m2"), uid("m2")),
         ("missing", uid("m3"), None),
     }
@@ -258,11 +236,16 @@ def test_flowise(presets: Callable[..., Any], database: Callable[..., Any]) -> N
     )
     pair.create()
     (collection,) = pair.collections
-    connection = database(pair, FLOWISE)
+    connection = database(pair)
     for number in range(6):
-        row = {"key": uid(f"{number}"), "namespace": "qdrant/flowise", "updated_at": 1.5}
+        # Named after the chatflow, or by the node.
+        owner = uid("chatflow") if number < 3 else "docs"
+        row = {"key": uid(f"{number}"), "namespace": f"{owner}_flowise", "updated_at": 1.5}
         rows(connection, "upsertion_records", row)
-    rows(connection, "upsertion_records", row | {"namespace": "other", "key": uid("other")})
+    # The same text in two chatflows that share the collection is one point.
+    rows(connection, "upsertion_records", row | {"namespace": "other_flowise"})
+    rows(connection, "upsertion_records", row | {"namespace": "docs_more", "key": uid("other")})
+    rows(connection, "upsertion_records", row | {"namespace": "myflowise", "key": uid("other")})
     pair.put(collection, {uid(f"{n}"): {"content": "c", "metadata": {}} for n in range(6)})
     assert pair.faults() == set()
     pair.remove(collection, uid("1"))
@@ -271,10 +254,16 @@ def test_flowise(presets: Callable[..., Any], database: Callable[..., Any]) -> N
 
 
 def test_trieve(presets: Callable[..., Any], database: Callable[..., Any]) -> None:
-    pair = presets("trieve", "1536_vectors", changes={'"*_vectors"': '"{prefix}*_vectors"'})
+    pair = presets(
+        "trieve", "1536_vectors", "768_vectors_dot",
+        changes={"*_vectors": "{prefix}*_vectors"},
+    )  # fmt: skip
     pair.create()
-    (collection,) = pair.collections
-    connection = database(pair, TRIEVE)
+    collection, dot = pair.collections
+    connection = database(pair)
+    rows(connection, "datasets", {"id": uid("data"), "server_configuration": "{}"})
+    rows(connection, "chunk_metadata", {"qdrant_point_id": uid("dot"), "dataset_id": uid("data")})
+    pair.put(dot, {uid("dot"): {"dataset_id": uid("data"), "content": "c"}})
     for number in range(6):
         chunk = {"qdrant_point_id": uid(f"{number}"), "dataset_id": uid("data")}
         rows(connection, "chunk_metadata", chunk)
