@@ -6,6 +6,7 @@ minutes with a backup every ten seconds. SOAK_SEED decides what is killed when.
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 import threading
@@ -22,7 +23,12 @@ import pytest
 from vbackup.demo.oracle import compare
 from vbackup.errors import EXIT_CODES
 
-pytestmark = [pytest.mark.integration, pytest.mark.torture, pytest.mark.timeout(900)]
+MINUTES = float(os.environ.get("SOAK_MINUTES", "0"))
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.torture,
+    pytest.mark.timeout(900 + 120 * MINUTES),
+]
 
 Row = tuple[str, float, float | None, int | None]
 GROWTH_KIB = 12 * 1024
