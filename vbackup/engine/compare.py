@@ -26,15 +26,19 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from uuid import uuid4
 
 import numpy as np
 
+from vbackup.engine.agree import lean_hash
 from vbackup.engine.fingerprints import Records
-from vbackup.engine.merge import Merged, MergeTask, Rules, merge, partition_hash, run
-from vbackup.engine.records import FOUND, KINDS, POINT, ROW, Codec
+from vbackup.engine.judge import Rules, partition_hash
+from vbackup.engine.layouts import FOUND, KINDS, LEAN, POINT, ROW
+from vbackup.engine.merge import MASK, Merged, MergeTask, Sides, merge, run
+from vbackup.engine.records import Codec, Encoded
 from vbackup.engine.spill import ArraySpill, RecordSpill
 from vbackup.errors import Usage
 from vbackup.model.blocks import PointBlock, RowBlock
@@ -43,7 +47,6 @@ from vbackup.model.link import Link
 
 DEFAULT_MEMORY = 16 * 1024**2
 _IN_FLIGHT = 3
-_MASK = 2**64 - 1
 _COUNTED: dict[FindingKind, str] = {
     "missing": "missing",
     "orphan": "orphans",
@@ -104,8 +107,13 @@ class Comparison:
         self._narrowed = tenant is not None
         self._directory = workdir / f"compare-{uuid4().hex}"
         self._codec = Codec(link, self._directory, tenant, aliases or {})
-        self._rows = RecordSpill(ROW, self._directory / "rows", memory // 4, partition_hash)
-        self._points = RecordSpill(POINT, self._directory / "points", memory // 4, partition_hash)
+        spills = partial(RecordSpill, memory=memory // 4)
+        self._rows = spills(ROW, self._directory / "rows", spread=partition_hash)
+        self._points = spills(POINT, self._directory / "points", spread=partition_hash)
+        self._lean_rows = spills(LEAN, self._directory / "lean-rows", spread=lean_hash)
+        self._lean_points = spills(
+            self._codec.lean_point, self._directory / "lean-points", spread=lean_hash
+        )
         self._found = ArraySpill(FOUND, self._directory / "findings", memory // 4)
         self._per_collection: set[bool] = set()
 
@@ -124,12 +132,14 @@ class Comparison:
         """Add rows; from any thread."""
         if len(block):
             self._per_collection.add(block.collections is not None)
-            self._rows.add(self._codec.rows(block))
+            encoded = self._codec.rows(block)
+            _add(encoded, self._lean_rows, self._rows)
 
     def add_points(self, collection: str, block: PointBlock) -> None:
         """Add points of one collection; from any thread."""
         if len(block):
-            self._points.add(self._codec.points(collection, block))
+            encoded = self._codec.points(collection, block)
+            _add(encoded, self._lean_points, self._points)
 
     def finish(self) -> ComparisonResult:
         """Compare. Only once, after the last block.
@@ -144,12 +154,12 @@ class Comparison:
         report = LinkReport(self._link.name)
         digests = [0, 0, 0, 0]
         conflicts = 0
-        for merged in self._merge(Rules(self._many, True in self._per_collection, self._narrowed)):
+        for merged in self._merge(self._rules):
             report.rows += merged.rows
             report.points += merged.points
             conflicts += merged.conflicts
             digests = [
-                (total + part) & _MASK
+                (total + part) & MASK
                 for total, part in zip(
                     digests, merged.rows_digest + merged.points_digest, strict=True
                 )
@@ -162,15 +172,25 @@ class Comparison:
         return ComparisonResult(report, rows_digest, points_digest, self._findings)
 
     @property
-    def _many(self) -> bool:
-        return self._link.cardinality == "many"
+    def _rules(self) -> Rules:
+        return Rules(
+            many=self._link.cardinality == "many",
+            per_collection=True in self._per_collection,
+            narrowed=self._narrowed,
+            keyed=self._link.keyed,
+            by_id=self._link.by_id,
+        )
+
+    @property
+    def _spills(self) -> tuple[RecordSpill, RecordSpill, RecordSpill, RecordSpill]:
+        return self._rows, self._points, self._lean_rows, self._lean_points
 
     def _merge(self, rules: Rules) -> Iterator[Merged]:
-        if not (self._rows.spilled or self._points.spilled):
-            yield merge(self._rows.buffered(), self._points.buffered(), rules)
+        if not any(spill.spilled for spill in self._spills):
+            yield merge(Sides(*(spill.buffered() for spill in self._spills)), rules)
             return
-        self._rows.flush()
-        self._points.flush()
+        for spill in self._spills:
+            spill.flush()
         tasks = self._tasks(rules)
         if self._executor is None:
             yield from map(run, tasks)
@@ -179,16 +199,18 @@ class Comparison:
 
     def _tasks(self, rules: Rules) -> Iterator[MergeTask]:
         """Small partitions together; one that would not fit into memory in several shares."""
-        sizes = self._rows.counts() * ROW.itemsize + self._points.counts() * POINT.itemsize
+        sizes = np.sum([spill.counts() * spill.dtype.itemsize for spill in self._spills], axis=0)
         first, size = 0, 0
         for number, own in enumerate(sizes.tolist()):
             size += own
             if size < self._memory // 4 and number + 1 < len(sizes):
                 continue
             parts = -(-size // max(1, self._memory // 2))
-            rows = self._rows.extents(first, number + 1)
-            points = self._points.extents(first, number + 1)
-            yield from (MergeTask(rules, rows, points, part, parts) for part in range(parts))
+            rows, points, lean_rows, lean_points = (
+                spill.extents(first, number + 1) for spill in self._spills
+            )
+            extents = rows, points, lean_rows, lean_points
+            yield from (MergeTask(rules, extents, part, parts) for part in range(parts))
             first, size = number + 1, 0
 
     def _findings(self) -> Iterator[Finding]:
@@ -200,6 +222,13 @@ class Comparison:
         """Remove the work files; findings cannot be read any more."""
         self._codec.close()
         shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def _add(encoded: Encoded, lean: RecordSpill, wide: RecordSpill) -> None:
+    if encoded.lean is not None:
+        lean.add(encoded.lean)
+    if encoded.wide is not None:
+        wide.add(encoded.wide)
 
 
 def _bounded(executor: Executor, tasks: Iterator[MergeTask]) -> Iterator[Merged]:

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vbackup.model.columns import Integers, Numbers, Uuids, uuid_text
+
 U8 = NDArray[np.uint8]
 U64 = NDArray[np.uint64]
 I64 = NDArray[np.int64]
@@ -45,6 +47,10 @@ class Fingerprints:
 
 def fingerprint(keys: Sequence[str | None]) -> Fingerprints:
     """Fingerprints of canonical keys (model.keys); only canonical spellings are numbers."""
+    if isinstance(keys, Integers):
+        return _of_kind(INT, None, keys.values.view(np.uint64))
+    if isinstance(keys, Uuids):
+        return _of_kind(UUID, keys.hi, keys.lo)
     count = len(keys)
     kind = np.zeros(count, np.uint8)
     hi, lo = np.zeros(count, np.uint64), np.zeros(count, np.uint64)
@@ -57,6 +63,30 @@ def fingerprint(keys: Sequence[str | None]) -> Fingerprints:
         where = np.flatnonzero(np.fromiter((key is not None for key in keys), np.bool_, count))
         kind[where], hi[where], lo[where] = _present(present)
     return Fingerprints(kind, hi, lo)
+
+
+def ids(points: Sequence[int | str]) -> Fingerprints:
+    """Point ids as they are: unsigned integers and UUIDs, exact both."""
+    if isinstance(points, Numbers):
+        return _of_kind(INT, None, points.values)
+    if isinstance(points, Uuids):
+        return _of_kind(UUID, points.hi, points.lo)
+    if all(type(i) is int for i in points):
+        return _of_kind(INT, None, np.fromiter(points, np.uint64, len(points)))
+    if all(type(i) is str for i in points):
+        return fingerprint([str(i) for i in points])
+    kind = np.fromiter((INT if type(i) is int else UUID for i in points), np.uint8, len(points))
+    hi, lo = np.zeros(len(points), np.uint64), np.zeros(len(points), np.uint64)
+    lo[kind == INT] = [i for i in points if type(i) is int]
+    others = fingerprint([i for i in points if isinstance(i, str)])
+    hi[kind != INT], lo[kind != INT] = others.hi, others.lo
+    return Fingerprints(kind, hi, lo)
+
+
+def _of_kind(kind: int, hi: U64 | None, lo: U64) -> Fingerprints:
+    return Fingerprints(
+        np.full(len(lo), kind, np.uint8), np.zeros(len(lo), np.uint64) if hi is None else hi, lo
+    )
 
 
 def _present(keys: list[str]) -> tuple[U8, U64, U64]:
@@ -160,8 +190,7 @@ def key_text(kind: int, hi: int, lo: int) -> str | None:
     if kind == INT:
         return str(lo - 2**64 if lo >= 2**63 else lo)
     if kind == UUID:
-        text = f"{hi:016x}{lo:016x}"
-        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+        return uuid_text(hi, lo)
     return None
 
 

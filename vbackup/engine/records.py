@@ -7,37 +7,37 @@ cannot give back, references into a text spill: evidence, never part of the comp
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vbackup.engine import fingerprints, versions
-from vbackup.engine.fingerprints import INT, NONE, TEXT, Fingerprints, Records
+from vbackup.engine.fingerprints import INT, NONE, TEXT, UUID, Bools, Fingerprints, Records
+from vbackup.engine.layouts import (
+    HAS_TENANT,
+    KINDS,
+    LEAN,
+    LEAN_OWNED,
+    LIVE,
+    NO_COLLECTION,
+    POINT,
+    ROW,
+    TENANT_KNOWN,
+    TENANT_WANTED,
+    UNKNOWN_COUNT,
+    VERSIONED,
+    lean_records,
+    lean_tag,
+)
 from vbackup.engine.spill import TextSpill
+from vbackup.engine.versions import Versions
 from vbackup.model.blocks import PointBlock, PointId, RowBlock
-from vbackup.model.finding import Finding, FindingKind
+from vbackup.model.finding import Finding
 from vbackup.model.link import Link
-
-LIVE, VERSIONED, TENANT_KNOWN, TENANT_WANTED, HAS_TENANT = 1, 2, 4, 8, 16
-UNKNOWN_COUNT = -1
-NO_COLLECTION = 0
-
-_SHARED = [
-    ("hi", "u8"), ("lo", "u8"), ("version", "i8"), ("key_text", "u8"), ("version_text", "u8"),
-    ("tenant", "u8"), ("collection", "u4"), ("kind", "u1"), ("version_kind", "u1"), ("flags", "u1"),
-]  # fmt: skip
-ROW = np.dtype([*_SHARED, ("count", "i4")], align=True)
-POINT = np.dtype([*_SHARED, ("id_kind", "u1"), ("id_hi", "u8"), ("id_lo", "u8")], align=True)
-FOUND = np.dtype(
-    [("group", "i8"), ("number", "i8"), ("row", ROW), ("point", POINT), ("kind", "u1"),
-     ("has_row", "?"), ("has_point", "?")],
-    align=True,
-)  # fmt: skip
-KINDS: tuple[FindingKind, ...] = get_args(FindingKind)
-NUMBER: dict[FindingKind, int] = {kind: number for number, kind in enumerate(KINDS)}
 
 
 class Codec:
@@ -55,9 +55,65 @@ class Codec:
         self._names: list[str] = [""]
         self._numbers: dict[str, int] = {}
 
-    def rows(self, block: RowBlock) -> Records:
+    def rows(self, block: RowBlock) -> Encoded:
+        prints = fingerprints.fingerprint(block.keys)
+        said = self._said(block.versions)
+        if any(column is not None for column in (block.counts, block.tenants, block.collections)):
+            return Encoded(None, self._rows(block, prints, said))
+        lean = self._lean(prints, said)
+        if lean is not None and block.live is not None:
+            lean &= np.asarray(block.live, np.bool_)
+        return _divided(
+            lean,
+            lambda: lean_records(LEAN, prints, said, prints.kind),
+            lambda: self._rows(block, prints, said),
+        )
+
+    def points(self, collection: str, block: PointBlock) -> Encoded:
+        number = self._number(collection)
+        prints = fingerprints.fingerprint(block.refs)
+        said = self._said(block.versions)
+        own = self._link.by_id and not (prints.kind == TEXT).any()
+        ids = prints if own else fingerprints.ids(block.ids)
+
+        def lean_points() -> Records:
+            tag = lean_tag(prints.kind, ids.kind, number)
+            records = lean_records(self.lean_point, prints, said, tag)
+            if self.lean_point is LEAN_OWNED:
+                records["id_hi"], records["id_lo"] = ids.hi, ids.lo
+            return records
+
+        return _divided(
+            self._lean(prints, said) if block.tenants is None else None,
+            lean_points,
+            lambda: self._points(number, block, prints, said, ids),
+        )
+
+    @property
+    def lean_point(self) -> np.dtype[np.void]:
+        """The type of lean points of this link."""
+        return LEAN if self._link.by_id else LEAN_OWNED
+
+    def _said(self, said: Sequence[str | None] | None) -> Versions | None:
+        """The versions of a block, where they count."""
+        return versions.encode(said) if said is not None and self._link.keyed else None
+
+    def _lean(self, prints: Fingerprints, said: Versions | None) -> Bools | None:
+        """Which records may be lean; None when none may."""
+        if self._tenant is not None or (said is None and self._link.keyed):
+            return None
+        lean: Bools = (prints.kind == INT) | (prints.kind == UUID)
+        if said is not None:
+            lean &= said.kind == INT
+        return lean
+
+    def _rows(self, block: RowBlock, prints: Fingerprints, said: Versions | None) -> Records:
         records: Records = np.zeros(len(block), ROW)
-        self._shared(records, block.keys, block.versions, block.tenants, self._row_texts)
+        texts = self._row_texts
+        self._shared(records, block.keys, prints, texts)
+        self._versions(records, block.versions, said, texts)
+        if block.tenants is not None:
+            self._tenants(records, block.tenants, texts)
         if block.live is None:
             records["flags"] |= LIVE
         else:
@@ -70,33 +126,45 @@ class Codec:
             records["collection"] = [self._number(name) for name in block.collections]
         return records
 
-    def points(self, collection: str, block: PointBlock) -> Records:
+    def _points(
+        self,
+        number: int,
+        block: PointBlock,
+        prints: Fingerprints,
+        said: Versions | None,
+        ids: Fingerprints,
+    ) -> Records:
         records: Records = np.zeros(len(block), POINT)
-        keys = self._shared(records, block.refs, block.versions, block.tenants, self._point_texts)
-        ids = keys if self._link.by_id else point_ids(block.ids)
+        texts = self._point_texts
+        self._shared(records, block.refs, prints, texts)
+        self._versions(records, block.versions, said, texts)
+        if block.tenants is not None:
+            self._tenants(records, block.tenants, texts)
         records["id_kind"], records["id_hi"], records["id_lo"] = ids.kind, ids.hi, ids.lo
-        records["collection"] = self._number(collection)
+        records["collection"] = number
         return records
 
     def _shared(
         self,
         records: Records,
         keys: Sequence[str | None],
-        said: Sequence[str | None] | None,
-        tenants: Sequence[str | None] | None,
+        prints: Fingerprints,
         texts: TextSpill,
-    ) -> Fingerprints:
-        prints = fingerprints.fingerprint(keys)
+    ) -> None:
         records["kind"], records["hi"], records["lo"] = prints.kind, prints.hi, prints.lo
         _keep(records["key_text"], prints.kind == TEXT, keys, texts)
-        if said is not None and self._link.keyed:
-            encoded = versions.encode(said)
-            records["version_kind"], records["version"] = encoded.kind, encoded.value
+
+    def _versions(
+        self,
+        records: Records,
+        spelled: Sequence[str | None] | None,
+        said: Versions | None,
+        texts: TextSpill,
+    ) -> None:
+        if said is not None and spelled is not None:
+            records["version_kind"], records["version"] = said.kind, said.value
             records["flags"] |= VERSIONED
-            _keep(records["version_text"], encoded.kind > INT, said, texts)
-        if tenants is not None:
-            self._tenants(records, tenants, texts)
-        return prints
+            _keep(records["version_text"], said.kind > INT, spelled, texts)
 
     def _tenants(self, records: Records, tenants: Sequence[str | None], texts: TextSpill) -> None:
         distinct = list({tenant for tenant in tenants if tenant is not None})
@@ -171,21 +239,22 @@ class Codec:
         self._point_texts.close()
 
 
-def point_ids(ids: Sequence[PointId]) -> Fingerprints:
-    """Point ids as they are: unsigned integers and UUIDs, exact both."""
-    if all(type(i) is int for i in ids):
-        numbers = np.fromiter(ids, np.uint64, len(ids))
-        return Fingerprints(
-            np.full(len(ids), INT, np.uint8), np.zeros(len(ids), np.uint64), numbers
-        )
-    if all(type(i) is str for i in ids):
-        return fingerprints.fingerprint([str(i) for i in ids])
-    kind = np.fromiter((INT if type(i) is int else fingerprints.UUID for i in ids), np.uint8)
-    high, low = np.zeros(len(ids), np.uint64), np.zeros(len(ids), np.uint64)
-    low[kind == INT] = [i for i in ids if type(i) is int]
-    others = fingerprints.fingerprint([i for i in ids if isinstance(i, str)])
-    high[kind != INT], low[kind != INT] = others.hi, others.lo
-    return Fingerprints(kind, high, low)
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A block as records: the lean ones, and the others."""
+
+    lean: Records | None
+    wide: Records | None
+
+
+def _divided(
+    lean: Bools | None, lean_records: Callable[[], Records], wide_records: Callable[[], Records]
+) -> Encoded:
+    if lean is None or not lean.any():
+        return Encoded(None, wide_records())
+    if lean.all():
+        return Encoded(lean_records(), None)
+    return Encoded(lean_records().compress(lean), wide_records().compress(~lean))
 
 
 def _keep(

@@ -22,6 +22,7 @@ from vbackup.engine.fingerprints import (
     fingerprint,
     scramble,
 )
+from vbackup.model.columns import Integers
 
 TIME = 4
 ORDERED = (INT, TIME)
@@ -43,6 +44,8 @@ class Versions:
 
 
 def encode(versions: Sequence[str | None]) -> Versions:
+    if isinstance(versions, Integers):
+        return Versions(np.full(len(versions), INT, np.uint8), versions.values)
     prints = fingerprint(versions)
     kind, value = prints.kind, prints.lo.view(np.int64).copy()
     hashed = (kind == UUID) | (kind == TEXT)

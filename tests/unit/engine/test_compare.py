@@ -10,7 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypeVar, cast
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,11 +20,13 @@ from hypothesis import strategies as st
 from vbackup.engine.compare import Comparison, ComparisonResult
 from vbackup.errors import Failed, Usage
 from vbackup.model.blocks import PointBlock, PointId, RowBlock
+from vbackup.model.columns import Integers, Uuids
 from vbackup.model.finding import Finding
 from vbackup.model.keys import composite
 from vbackup.model.link import Link, PayloadPath, RowSource
 
 COLLECTIONS = ("alpha", "beta")
+T = TypeVar("T")
 TINY, AMPLE = 4_000, 32 * 1024**2
 
 
@@ -52,6 +56,7 @@ class Pair:
     dots: tuple[Dot, ...]
     per_collection: bool
     tenant: str | None
+    arrays: bool = False
 
 
 # ------------------------------------------------------------ the reference
@@ -148,6 +153,7 @@ VERSIONS = st.one_of(
     st.integers(0, 3).map(str),
     st.sampled_from(["v1", "v2", "0ef1a1b1c1d1e1f1a1b1c1d1e1f1a1b1", "01"]),
 )
+NUMBERED = st.integers(0, 3).map(str)
 TENANTS = st.sampled_from([None, "red", "blue"])
 POINT_IDS = st.one_of(st.integers(0, 40), st.integers(0, 2**64 - 1), UUIDS)
 
@@ -157,24 +163,25 @@ def pairs(draw: st.DrawFn) -> Pair:
     keys = st.one_of(*draw(st.lists(st.sampled_from(list(KEYS.values())), min_size=1, max_size=2)))
     pool = draw(st.lists(keys, min_size=1, max_size=25, unique=True))
     keyed, counted, narrow, per_collection = (draw(st.booleans()) for _ in range(4))
-    many = draw(st.booleans())
+    many, tenanted, by_id, arrays = (draw(st.booleans()) for _ in range(4))
     link = Link(
         name="documents",
         collection="*",
         rows=(RowSource(table="t", key=("id",), version="v" if keyed else None, tenant="tenant"),),
-        ref=(PayloadPath.parse("key"),),
+        ref=() if by_id else (PayloadPath.parse("key"),),
         version=PayloadPath.parse("version") if keyed else None,
         tenant=PayloadPath.parse("tenant"),
         cardinality="many" if many else "one",
     )
-    version = VERSIONS if keyed else st.none()
+    version = draw(st.sampled_from([VERSIONS, NUMBERED])) if keyed else st.none()
+    tenants = TENANTS if tenanted or narrow else st.none()
     rows = st.builds(
         Row,
         key=st.sampled_from(pool),
         version=version,
         live=st.booleans() | st.just(True),
         count=st.sampled_from([None, 0, 1, 2]) if counted else st.none(),
-        tenant=TENANTS,
+        tenant=tenants,
         collection=st.sampled_from([*COLLECTIONS, "gone", None]) if per_collection else st.none(),
     )
     dots = st.builds(
@@ -182,28 +189,47 @@ def pairs(draw: st.DrawFn) -> Pair:
         id=POINT_IDS,
         key=st.sampled_from([*pool, None]) | st.sampled_from(pool),
         version=version,
-        tenant=TENANTS,
+        tenant=tenants,
         collection=st.sampled_from(COLLECTIONS),
     )
+    if by_id:
+        dots = dots.map(lambda dot: replace(dot, key=str(dot.id)))
     return Pair(
         link,
         tuple(draw(st.lists(rows, max_size=30, unique_by=lambda r: (r.key, r.collection)))),
         tuple(draw(st.lists(dots, max_size=40, unique_by=lambda d: (d.collection, d.id)))),
         per_collection,
         draw(TENANTS) if narrow else None,
+        arrays,
     )
 
 
 # ------------------------------------------------------------ running it
 
 
+def column(texts: Sequence[str | None], pair: Pair) -> Sequence[str | None]:
+    """As readers give it that take whole columns apart: as arrays, where that is possible."""
+    if pair.arrays and all(text is not None and number(text) is not None for text in texts):
+        values = [int(text or "") for text in texts]
+        if all(value < 2**63 for value in values):
+            return Integers(np.array(values, np.int64))
+    if pair.arrays and all(text is not None and is_uuid(text) for text in texts):
+        return Uuids.of_bytes(b"".join(uuid.UUID(text).bytes for text in texts))
+    return texts
+
+
+def is_uuid(text: str) -> bool:
+    return len(text) == 36 and text.count("-") == 4 and str(uuid.UUID(text)) == text
+
+
 def row_block(rows: Sequence[Row], pair: Pair) -> RowBlock:
+    """A block without the columns that would say nothing."""
     return RowBlock(
-        keys=[row.key for row in rows],
-        versions=[row.version for row in rows] if pair.link.version else None,
-        live=[row.live for row in rows],
-        counts=[row.count for row in rows],
-        tenants=[row.tenant for row in rows],
+        keys=cast("Sequence[str]", column([row.key for row in rows], pair)),
+        versions=column([row.version for row in rows], pair) if pair.link.version else None,
+        live=None if all(row.live for row in rows) else [row.live for row in rows],
+        counts=said([row.count for row in rows]),
+        tenants=said([row.tenant for row in rows]),
         collections=[row.collection for row in rows] if pair.per_collection else None,
     )
 
@@ -211,10 +237,14 @@ def row_block(rows: Sequence[Row], pair: Pair) -> RowBlock:
 def point_block(dots: Sequence[Dot], pair: Pair) -> PointBlock:
     return PointBlock(
         ids=[dot.id for dot in dots],
-        refs=[dot.key for dot in dots],
-        versions=[dot.version for dot in dots] if pair.link.version else None,
-        tenants=[dot.tenant for dot in dots],
+        refs=column([dot.key for dot in dots], pair),
+        versions=column([dot.version for dot in dots], pair) if pair.link.version else None,
+        tenants=said([dot.tenant for dot in dots]),
     )
+
+
+def said(values: Sequence[T | None]) -> Sequence[T | None] | None:
+    return values if any(value is not None for value in values) else None
 
 
 def feed(comparison: Comparison, pair: Pair, block: int) -> ComparisonResult:
