@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vbackup.model.link import Link
     from vbackup.model.manifest import Strategy
     from vbackup.ports import Clock, ObjectStore, RecordTarget, Reporter
+    from vbackup.ports import Repository as RepositoryPort
     from vbackup.postgres.source import PostgresSource
     from vbackup.qdrant.source import QdrantSource
     from vbackup.qdrant.target import QdrantTarget
@@ -82,6 +83,20 @@ def open_repository(config: RepositoryConfig, clock: Clock | None = None) -> Rep
         options=_options(config),
         clock=clock,
     )
+
+
+@contextmanager
+def reading(repository: RepositoryPort, backup_id: str, reporter: Reporter) -> Iterator[None]:
+    """While this backup is read, no prune anywhere removes what it needs. Raises NotFound."""
+    with repository.reading(backup_id) as problem:
+        if problem:
+            reporter.warn(
+                "prunes cannot be told that this backup is being read: once pruned, its packs"
+                " stay only for retention.delete_after",
+                backup=backup_id,
+                reason=problem,
+            )
+        yield
 
 
 def scheduler_lease(config: RepositoryConfig, clock: Clock) -> Lease:
@@ -264,7 +279,10 @@ def restore(
     from vbackup.engine.restoreplan import RestoreOptions
 
     asked = options or RestoreOptions()
-    with restorer(config, reporter, clock, only=asked.only) as run:
+    with (
+        restorer(config, reporter, clock, only=asked.only) as run,
+        reading(run.repository, backup_id, reporter),
+    ):
         return run.run(run.plan(backup_id, asked), asked)
 
 

@@ -19,17 +19,22 @@ if TYPE_CHECKING:
 
 @options.command("prune", short_help="Apply the retention policy.")
 @click.option("--dry-run", is_flag=True, help="Only say what would go, and why.")
+@click.option("--now", is_flag=True, help="Do not wait for retention.delete_after.")
 @options.pass_session
-def command(session: Session, dry_run: bool) -> None:
+def command(session: Session, dry_run: bool, now: bool) -> None:
     """Apply the retention policy, and remove everything that no backup needs.
 
-    The newest good backup and pinned ones always stay. Safe beside a running backup.
+    The newest good backup and pinned ones always stay. Safe beside running backups, restores and
+    verifications. What the removed backups alone needed is deleted by the first prune after
+    retention.delete_after.
     """
     from vbackup.repository.prune import PruneOptions, prune
 
     repository = open_repository(session.config.repository, session.clock)
     with session.reporter.step("prune", unit="backups"):
-        report = prune(repository, session.config.retention, PruneOptions(dry_run=dry_run))
+        policy = session.config.retention
+        wait = 0.0 if now else policy.delete_after
+        report = prune(repository, policy, PruneOptions(dry_run=dry_run, delete_after=wait))
     emit(session, _document(report), lambda screen: _render(screen, report))
 
 
@@ -51,6 +56,8 @@ def _document(report: PruneReport) -> dict[str, object]:
         "packs_repacked": report.packs.repacked,
         "packs_kept": report.packs.kept,
         "packs_kept_young": report.packs.young,
+        "packs_waiting": report.packs.waiting,
+        "bytes_waiting": report.packs.bytes_waiting,
         "bytes_freed": report.packs.bytes_freed,
         "bytes_kept": report.packs.bytes_kept,
         "deferred": report.deferred,
@@ -74,6 +81,11 @@ def _render(screen: Screen, report: PruneReport) -> None:
     )
     verb = "would free" if report.dry_run else "freed"
     screen.line(f"{verb} {size(report.packs.bytes_freed)}, keeps {size(report.packs.bytes_kept)}")
+    if report.packs.waiting:
+        screen.line(
+            f"{size(report.packs.bytes_waiting)} wait for retention.delete_after"
+            " (vbackup prune --now does not)"
+        )
     if report.deferred:
         screen.line(f"left for the next prune: {report.deferred}", "yellow")
     for key, reason in (report.refused | report.packs.refused).items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,8 +120,10 @@ def _compare(session: Session, asked: Asked, sink: Callable[[Finding], None]) ->
         # Nobody writes to a backup: there is no lag to wait for.
         offline = ReconcileOptions(confirm=False, tenant=asked.tenant, only=asked.only)
         repository = open_repository(session.repository_config, session.clock)
-        pair = stored_pair(repository, session.reporter, session.clock)
-        return pair.reconcile(repository.resolve(asked.backup), offline, sink)
+        backup_id = repository.resolve(asked.backup)
+        with session.reading(repository, backup_id):
+            pair = stored_pair(repository, session.reporter, session.clock)
+            return pair.reconcile(backup_id, offline, sink)
     watermark = session.config.watermark
     wanted = ReconcileOptions(
         confirm=asked.confirm,
@@ -176,6 +178,7 @@ def _report(
     found = document(result, evidence) | {
         "backup": asked.backup,
         "output": asked.output,
+        session.reading(stored.repository, stored.manifest.id) if stored else nullcontext(),
         "reembed": asked.reembed,
     }
     if repaired:

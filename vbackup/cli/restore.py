@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -110,16 +110,22 @@ def command(session: Session, /, **given: Any) -> None:
 
 
 def _restore(session: Session, asked: Asked) -> None:
-    with wiring.restorer(
-        session.config,
-        session.reporter,
-        session.clock,
-        dsn=asked.postgres,
-        url=asked.qdrant,
-        only=asked.only,
-    ) as restore:
+    with (
+        wiring.restorer(
+            session.config,
+            session.reporter,
+            session.clock,
+            dsn=asked.postgres,
+            url=asked.qdrant,
+            only=asked.only,
+        ) as restore,
+        ExitStack() as reading,
+    ):
+        restore.state_directory = state_directory(session)
         wanted = _options(asked)
-        plan = restore.plan(restore.repository.resolve(asked.backup, at=asked.at), wanted)
+        backup_id = restore.repository.resolve(asked.backup, at=asked.at)
+        reading.enter_context(session.reading(restore.repository, backup_id))
+        plan = restore.plan(backup_id, wanted)
         if asked.plan:
             emit(session, plan_document(plan), lambda screen: render_plan(screen, plan))
             return

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +15,7 @@ from vbackup.errors import Refused, Usage
 
 if TYPE_CHECKING:
     from vbackup.config import Config, RepositoryConfig
-    from vbackup.ports import Clock, Reporter
+    from vbackup.ports import Clock, Reporter, Repository
     from vbackup.settings import Settings
 
 
@@ -102,6 +104,14 @@ class Session:
                 terminal=sys.stderr.isatty(),
             )
         return self._reporter
+
+    @contextmanager
+    def reading(self, repository: Repository, backup_id: str) -> Iterator[None]:
+        """While this backup is read, no prune anywhere removes what it needs. Raises NotFound."""
+        from vbackup.wiring import reading
+
+        with reading(repository, backup_id, self.reporter):
+            yield
 
     @property
     def interactive(self) -> bool:

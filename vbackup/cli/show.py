@@ -37,7 +37,8 @@ def command(session: Session, backup: str, reembed: Path | None) -> None:
     manifest = repository.load(repository.resolve(backup))
     summary = next((s for s in repository.backups() if s.id == manifest.id), None)
     if reembed:
-        write_reembed(reembed, reembed_lines(repository, manifest))
+        with session.reading(repository, manifest.id):
+            write_reembed(reembed, reembed_lines(repository, manifest))
     document = _document(manifest, summary)
     emit(session, document, lambda screen: _render(screen, manifest, summary))
 

@@ -18,17 +18,20 @@ if TYPE_CHECKING:
 
 
 @options.command("unlock", short_help="Remove a stale lease, after showing who held it.")
+@click.argument("name", required=False)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--force", is_flag=True, help="Also leases whose holder still shows signs of life.")
 @options.pass_session
-def command(session: Session, yes: bool, force: bool) -> None:
-    """Remove a stale lease, after showing who held it.
+def command(session: Session, name: str | None, yes: bool, force: bool) -> None:
+    """Remove a stale lease, after showing who held it. NAME is one of writer, pruner, reader,
+    scheduler, keys; without it all of them.
 
     A lease is stale when its holder has shown no sign of life for minutes, or was a process of
-    this machine that is gone. A holder whose lease is removed stops before it changes anything.
+    this machine that is gone. A holder whose lease is removed stops before it changes anything;
+    a reader goes on, and a prune may then remove what he reads.
     """
     repository = open_repository(session.repository_config, session.clock)
-    claims = repository.holders()
+    claims = repository.holders(name or "")
     removable = [claim for claim in claims if claim.stale or force]
     alive = [claim for claim in claims if claim not in removable]
     if alive and not removable:
@@ -48,7 +51,7 @@ def command(session: Session, yes: bool, force: bool) -> None:
 
 def _describe(claim: Claim) -> str:
     state = "stale" if claim.stale else "alive"
-    return f"{claim.record.describe() if claim.record else claim.key} ({state})"
+    return f"{claim.describe()} ({state})"
 
 
 def _entry(claim: Claim) -> dict[str, object]:
@@ -59,6 +62,7 @@ def _entry(claim: Claim) -> dict[str, object]:
         "name": record.name if record else None,
         "host": record.host if record else None,
         "pid": record.pid if record else None,
+        "backup": record.backup or None if record else None,
         "since": record.started_at if record else None,
         "heartbeat_at": record.heartbeat_at if record else None,
     }

@@ -75,7 +75,9 @@ def command(
     verification = Verification(repository, session.reporter, session.clock, drill)
     if repair_index:
         verification.repair_index()
-    verification.run(repository.resolve(backup), level, sample)
+    backup_id = repository.resolve(backup)
+    with session.reading(repository, backup_id):
+        verification.run(backup_id, level, sample)
     if max_age is not None:
         verification.age(max_age)
     if junit:

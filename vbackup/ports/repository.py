@@ -60,6 +60,11 @@ class Repository(Protocol):
         Raises NotFound."""
         ...
 
+    def reading(self, backup_id: str) -> AbstractContextManager[str]:
+        """Tell prunes, on whatever machine, that this backup is being read: it and its packs
+        stay. Gives the reason why nobody could be told, or nothing. Raises NotFound."""
+        ...
+
     def record(self, backup_id: str, check: CheckRecord) -> None: ...
 
     def lease(self, name: str) -> AbstractContextManager[None]:

@@ -1,9 +1,10 @@
-"""Leases: one writer, one pruner. Works on every store that lists what was written.
+"""Leases: one writer, one pruner, any number of readers. On every store that lists what it holds.
 
 A holder writes `leases/<name>/<owner>` and then lists the prefix: whoever sees another live
 claim withdraws his own. Two claims written at once see each other and both withdraw, so at most
 one is ever held; no conditional write is needed, and a stale claim is removed under its own
-key, never a fresh one by mistake.
+key, never a fresh one by mistake. A claim's age is taken by the store's clock alone, from the
+times at which the store took both claims: machines' clocks need not agree.
 """
 
 from __future__ import annotations
@@ -26,11 +27,14 @@ from vbackup.ports import Clock, ObjectStore
 PREFIX = "leases/"
 TTL = 300.0
 _ATTEMPTS = 4
+_LONGEST_TTL = 86_400.0
+_LIMIT = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseRecord:
-    """One claim as it is stored (plain JSON: it names no data, and helps without a key)."""
+    """One claim as it is stored (plain JSON: it names no data, and helps without a key).
+    `backup` is the one that a reader reads."""
 
     name: str
     owner: str
@@ -40,16 +44,23 @@ class LeaseRecord:
     started_at: datetime
     heartbeat_at: datetime
     ttl_seconds: float
+    backup: str = ""
 
     @property
     def key(self) -> str:
         """Its object."""
         return f"{PREFIX}{self.name}/{self.owner}"
 
+    @property
+    def holder(self) -> str:
+        """For people: who and where."""
+        return f"pid {self.pid} on {self.host}"
+
     def describe(self) -> str:
         """For people: who, where, since when."""
+        of = f" of backup {self.backup}" if self.backup else ""
         return (
-            f"{self.name} lease held by pid {self.pid} on {self.host} since "
+            f"{self.name} lease{of} held by {self.holder} since "
             f"{self.started_at:%Y-%m-%d %H:%M:%SZ}, last sign of life "
             f"{self.heartbeat_at:%H:%M:%SZ}"
         )
@@ -60,38 +71,56 @@ _RECORDS = msgspec.json.Decoder(LeaseRecord)
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A stored claim and whether its holder is gone."""
+    """A stored claim and whether its holder is gone. Without a `record` nobody can read it."""
 
     key: str
     record: LeaseRecord | None
     modified: datetime
     stale: bool
 
+    def describe(self) -> str:
+        """For people."""
+        return self.record.describe() if self.record else f"{self.key} is held"
 
-def claims(store: ObjectStore, clock: Clock, name: str = "") -> list[Claim]:
-    """All claims on one lease, or on any."""
+
+def store_time(store: ObjectStore, clock: Clock) -> datetime:
+    """What time it is by the store's own clock; by this machine's, where nothing can be written."""
+    key = f"{PREFIX}clock/{secrets.token_hex(8)}"
+    try:
+        store.put(key, b"")
+        stat = store.stat(key)
+        store.delete([key])
+    except VbackupError:
+        return clock.now()
+    return stat.modified if stat else clock.now()
+
+
+def claims(store: ObjectStore, now: datetime, name: str = "") -> list[Claim]:
+    """All claims on one lease, or on any. `now` is the store's own time."""
     prefix = f"{PREFIX}{name}/" if name else PREFIX
     found = []
     for stat in store.scan(prefix):
         with suppress(NotFound):
-            record = _decode(store.get(stat.key))
-            stale = _stale(record, stat.modified, clock.now())
-            found.append(Claim(stat.key, record, stat.modified, stale))
+            record = _decode(stat.key, store.get(stat.key, 0, _LIMIT))
+            found.append(Claim(stat.key, record, stat.modified, _stale(record, stat.modified, now)))
     return found
 
 
-def _decode(data: bytes) -> LeaseRecord | None:
+def _decode(key: str, data: bytes) -> LeaseRecord | None:
+    """Anybody who may write the bucket may have written this: nothing odd is believed."""
     try:
-        return _RECORDS.decode(data)
+        record = _RECORDS.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
+    zoned = record.started_at.tzinfo is not None and record.heartbeat_at.tzinfo is not None
+    printable = f"{record.host}{record.backup}".isprintable() and len(record.host) < 256
+    sane = zoned and printable and 0 < record.ttl_seconds <= _LONGEST_TTL
+    return record if sane and record.key == key else None
 
 
 def _stale(record: LeaseRecord | None, modified: datetime, now: datetime) -> bool:
-    # Both the holder's clock and the store's must say so: one of them may be wrong.
     ttl = timedelta(seconds=record.ttl_seconds if record else TTL)
-    newest = max(modified, record.heartbeat_at) if record else modified
-    if now - newest > ttl:
+    if now - modified > ttl:
         return True
     return record is not None and _died_here(record)
 
@@ -104,13 +133,17 @@ def _died_here(record: LeaseRecord) -> bool:
 
 
 class Lease:
-    """One held lease with its heartbeat thread. Use `acquire`; end with `release`."""
+    """One held lease with its heartbeat thread. Use `acquire` or `share`; end with `release`.
 
-    def __init__(self, store: ObjectStore, clock: Clock, record: LeaseRecord) -> None:
+    A shared one excludes nobody: it is renewed as long as it is there, however late."""
+
+    def __init__(
+        self, store: ObjectStore, clock: Clock, record: LeaseRecord, *, shared: bool = False
+    ) -> None:
         self._store = store
         self._clock = clock
         self._record = record
-        self._confirmed = clock.now()
+        self._shared = shared
         self._lost = ""
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -130,24 +163,43 @@ class Lease:
     def beat(self) -> None:
         """Renew the claim once. Raises Locked when it was taken away or has expired."""
         with self._lock:
-            self._check_gone()
-            renewed = replace(self._record, heartbeat_at=self._clock.now())
-            self._store.put(renewed.key, msgspec.json.encode(renewed))
-            self._record = renewed
-            self._confirmed = renewed.heartbeat_at
+            self._beat()
 
     def confirm(self) -> None:
         """Raises Locked unless the lease is held at this moment."""
         self.beat()
 
-    def _check_gone(self) -> None:
-        if not self._lost and self._store.stat(self._record.key) is None:
-            self._lost = "it was removed (vbackup unlock?)"
-        age = (self._clock.now() - self._confirmed).total_seconds()
-        if not self._lost and age > self._record.ttl_seconds:
-            self._lost = f"it could not be renewed for {age:.0f} s"
+    def moment(self) -> datetime:
+        """What time it is by the store's own clock. Raises Locked as `confirm` does."""
+        with self._lock:
+            return self._beat()
+
+    def _beat(self) -> datetime:
         if self._lost:
-            raise Locked(f"the {self._record.name} lease was lost: {self._lost}", hint="run again")
+            raise self._lose(self._lost)
+        before = self._stored()
+        renewed = replace(self._record, heartbeat_at=self._clock.now())
+        self._store.put(renewed.key, msgspec.json.encode(renewed))
+        after = self._stored()
+        # Judged by the clock that rivals judge by. It may be hours since the look before, if this
+        # process was stopped in between: then what was just written is in another holder's way.
+        age = (after - before).total_seconds()
+        if age > self._record.ttl_seconds and not self._shared:
+            self._store.delete([renewed.key])
+            raise self._lose(f"it could not be renewed for {age:.0f} s")
+        self._record = renewed
+        return after
+
+    def _stored(self) -> datetime:
+        """When the store took the claim last."""
+        stat = self._store.stat(self._record.key)
+        if stat is None:
+            raise self._lose("it was removed (vbackup unlock?)")
+        return stat.modified
+
+    def _lose(self, why: str) -> Locked:
+        self._lost = why
+        return Locked(f"the {self._record.name} lease was lost: {why}", hint="run again")
 
     def _run(self) -> None:
         while not self._stop.wait(self._record.ttl_seconds / 5):
@@ -172,37 +224,51 @@ def acquire(store: ObjectStore, clock: Clock, name: str, *, ttl: float = TTL) ->
     holder."""
     for attempt in range(1, _ATTEMPTS + 1):
         record = _new_record(name, clock.now(), ttl)
-        rival = _claim(store, clock, record)
+        rival, now = _claim(store, record)
         if rival is None:
             lease = Lease(store, clock, record)
             lease.start()
             return lease
         # Only claims just made can be waited out: they may withdraw like this one.
-        if attempt == _ATTEMPTS or clock.now() - rival.modified > timedelta(seconds=10):
+        if attempt == _ATTEMPTS or now - rival.modified > timedelta(seconds=10):
             raise Locked(
-                rival.record.describe() if rival.record else f"{rival.key} is held",
-                hint=f"wait for it, or remove it with: vbackup unlock {name}",
+                rival.describe(), hint=f"wait for it, or remove it with: vbackup unlock {name}"
             )
         clock.sleep(random.uniform(0.05, 0.5) * attempt)  # noqa: S311 - no secret
     raise Locked(f"the {name} lease is contended", hint="run again")
 
 
-def _claim(store: ObjectStore, clock: Clock, record: LeaseRecord) -> Claim | None:
-    """Put the claim; withdraw it and return the rival when there is a live one."""
+def share(
+    store: ObjectStore, clock: Clock, name: str, *, backup: str = "", ttl: float = TTL
+) -> Lease:
+    """Hold a lease beside others of its name. Raises what the store says to one who may not
+    write."""
+    record = replace(_new_record(name, clock.now(), ttl), backup=backup)
+    lease = Lease(store, clock, record, shared=True)
+    store.put(record.key, msgspec.json.encode(record))
+    lease.start()
+    return lease
+
+
+def _claim(store: ObjectStore, record: LeaseRecord) -> tuple[Claim | None, datetime]:
+    """Put the claim; withdraw it and return the rival when there is a live one. Also the store's
+    time of it all."""
     try:
         store.put(record.key, msgspec.json.encode(record))
-        rival = _clear_stale(store, clock, record)
+        stat = store.stat(record.key)
+        now = stat.modified if stat else record.heartbeat_at
+        rival = _clear_stale(store, record, now)
     except BaseException:
         with suppress(VbackupError):
             store.delete([record.key])
         raise
     if rival is not None:
         store.delete([record.key])
-    return rival
+    return rival, now
 
 
-def _clear_stale(store: ObjectStore, clock: Clock, own: LeaseRecord) -> Claim | None:
-    others = [claim for claim in claims(store, clock, own.name) if claim.key != own.key]
+def _clear_stale(store: ObjectStore, own: LeaseRecord, now: datetime) -> Claim | None:
+    others = [claim for claim in claims(store, now, own.name) if claim.key != own.key]
     stale = [claim.key for claim in others if claim.stale]
     if stale:
         store.delete(stale)

@@ -64,6 +64,11 @@ class Marks:
         """The packs of which anything is in use."""
         return {pack for pack, used in self.bytes_by_pack().items() if used}
 
+    def packs_beyond(self, others: Marks) -> set[bytes]:
+        """The packs of which more is in use than others, of the same index, use."""
+        more = self._index.row_bytes(self._flags & ~others._flags)
+        return {pack for pack, used in more.items() if used}
+
 
 def mark_all(index: ChunkIndex, reader: ChunkReader, manifests: Iterable[Manifest]) -> Marks:
     """The marks of several backups together."""

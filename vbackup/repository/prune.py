@@ -14,23 +14,32 @@ from vbackup.config import RetentionConfig
 from vbackup.errors import Damaged, NotFound
 from vbackup.model.manifest import Manifest
 from vbackup.ports import ObjectStore
-from vbackup.repository import listing, retention
+from vbackup.repository import listing, reading, retention
 from vbackup.repository import manifest as manifests
 from vbackup.repository.catalog import Catalog
 from vbackup.repository.marks import Marks
 from vbackup.repository.repository import Repository
 from vbackup.repository.retention import Decision
-from vbackup.repository.sweep import Deferred, Sweep, SweepResult, delete, no_writers
+from vbackup.repository.sweep import (
+    Deferred,
+    Sweep,
+    SweepResult,
+    delete,
+    live_readers,
+    no_writers,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class PruneOptions:
     """`grace`: packs that no backup ever referred to are kept this many seconds, because an
-    interrupted backup continues from them. `repack_below`: packs of which a smaller share is in
-    use are rewritten."""
+    interrupted backup continues from them. `delete_after`: packs stay this many seconds after the
+    last backup that needed them went, for readers who cannot write a lease. `repack_below`: packs
+    of which a smaller share is in use are rewritten."""
 
     dry_run: bool = False
     grace: float = 86_400.0
+    delete_after: float = 0.0
     repack_below: float = 0.5
 
 
@@ -55,18 +64,21 @@ def prune(
     """Apply the policy, then sweep. Holds the `pruner` lease. Raises Locked."""
     options = options or PruneOptions()
     with repository.lease("pruner"):
+        claims = reading.readers(repository.store, repository.moment("pruner"))
         decisions = retention.decide(repository.backups(), policy)
+        decisions = reading.spared(decisions, claims)
         report = PruneReport(options.dry_run, decisions)
         try:
             no_writers(repository)
+            live_readers(repository)
         except Deferred as reason:
             report.deferred = str(reason)
         going = _load(repository, [item.backup.id for item in decisions if not item.keep])
         catalog = repository.load_catalog()
-        freed = _referred(repository, catalog, going)
+        gone = _referred(repository, catalog, going)
         _remove_backups(repository.store, going, report)
         if not report.deferred:
-            _sweep(repository, catalog, freed, options, report)
+            _sweep(repository, catalog, gone, going, options, report)
     return report
 
 
@@ -78,13 +90,13 @@ def _load(repository: Repository, ids: Sequence[str]) -> list[Manifest]:
     return loaded
 
 
-def _referred(repository: Repository, catalog: Catalog, going: Sequence[Manifest]) -> set[bytes]:
-    """The packs that the backups to remove refer to, as far as their recipes can be read."""
+def _referred(repository: Repository, catalog: Catalog, going: Sequence[Manifest]) -> Marks:
+    """What the backups to remove refer to, as far as their recipes can be read."""
     marks = Marks(catalog.index, repository.reader)
     for manifest in going:
         with suppress(Damaged):
             marks.manifest(manifest)
-    return marks.packs()
+    return marks
 
 
 def _remove_backups(store: ObjectStore, going: Sequence[Manifest], report: PruneReport) -> None:
@@ -110,15 +122,21 @@ def _beside_no_manifest(store: ObjectStore) -> list[str]:
 def _sweep(
     repository: Repository,
     catalog: Catalog,
-    freed: set[bytes],
+    gone: Marks,
+    going: Sequence[Manifest],
     options: PruneOptions,
     report: PruneReport,
 ) -> None:
     listed = {item.backup.id for item in report.decisions} | set(listing.ids(repository.store))
     kept = sorted(listed - set(report.removed))
     try:
-        sweep = Sweep(repository, catalog, kept)
-        plan = sweep.plan(freed, grace=options.grace, repack_below=options.repack_below)
+        sweep = Sweep(repository, catalog, kept, going)
+        plan = sweep.plan(
+            gone,
+            grace=options.grace,
+            repack_below=options.repack_below,
+            delete_after=options.delete_after,
+        )
         report.packs = plan.result()
         if not options.dry_run:
             report.packs = sweep.carry_out(plan)

@@ -1,8 +1,8 @@
-"""Packs that must not be relied upon: found damaged by a verification, or about to be pruned."""
+"""What is noted of packs: found damaged by a verification, unused for now, about to be deleted."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +16,11 @@ from vbackup.repository.codec import Seal
 
 DAMAGED_PREFIX = "damaged/"
 DOOMED_PREFIX = "doomed/"
+UNUSED_KEY = "unused/packs"
 _LIMIT = 64 * 1024**2
+
+
+_TIMES = msgspec.json.Decoder(dict[str, datetime])
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,7 @@ def doomed_packs(store: ObjectStore, seal: Seal) -> tuple[set[bytes], dict[str, 
     unreadable: dict[str, str] = {}
     for stat in store.scan(DOOMED_PREFIX):
         try:
-            data = store.get(stat.key)
+            data = sealed.fetch(store, stat.key, _LIMIT)
             raw = sealed.decode(seal, sealed.DOOMED, stat.key, data, limit=_LIMIT)
         except NotFound:
             continue
@@ -77,3 +81,23 @@ def doomed_packs(store: ObjectStore, seal: Seal) -> tuple[set[bytes], dict[str, 
             continue
         found.update(raw[i : i + 32] for i in range(0, len(raw), 32))
     return found, unreadable
+
+
+def unused_packs(store: ObjectStore, seal: Seal) -> dict[bytes, datetime]:
+    """When the last backup went that needed all of a pack, by the store's clock. What cannot be
+    read counts as never noted: then the wait begins anew."""
+    try:
+        data = sealed.fetch(store, UNUSED_KEY, _LIMIT)
+        times = _TIMES.decode(sealed.decode(seal, sealed.UNUSED, UNUSED_KEY, data, limit=_LIMIT))
+        return {bytes.fromhex(pack): at for pack, at in times.items() if at.tzinfo}
+    except (NotFound, Damaged, msgspec.MsgspecError, UnicodeDecodeError, ValueError):
+        return {}
+
+
+def note_unused(store: ObjectStore, seal: Seal, packs: Mapping[bytes, datetime]) -> None:
+    """Remember it until the next prune."""
+    if not packs:
+        store.delete([UNUSED_KEY])
+        return
+    raw = msgspec.json.encode({pack.hex(): at for pack, at in packs.items()})
+    store.put(UNUSED_KEY, sealed.encode(seal, sealed.UNUSED, UNUSED_KEY, raw))

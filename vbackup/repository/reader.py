@@ -66,6 +66,7 @@ class ChunkReader:
         self._index = index
         self._refresh = refresh
         self._fresh: ChunkIndex | None = None
+        self._refreshing = threading.Lock()
         self._cache: OrderedDict[bytes, bytes] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -75,16 +76,22 @@ class ChunkReader:
         """Where the chunk is stored, best first. Raises Damaged when it is nowhere."""
         index = self._index()
         found = index.find_all(chunk)
-        if not found and index is not self._fresh:
-            # Another process may have stored it since. Once an index: misses come in thousands.
-            self._refresh()
-            self._fresh = self._index()
-            found = self._fresh.find_all(chunk)
+        if not found and self._renewed(index):
+            found = self._index().find_all(chunk)
         if not found:
             raise Damaged(
                 f"chunk {chunk.hex()[:16]} is in no pack", hint="vbackup verify --repair-index"
             )
         return found
+
+    def _renewed(self, index: ChunkIndex) -> bool:
+        """Load the index anew: others store, prune and repack. Once an index: misses come in
+        thousands. Whether there is another one now."""
+        with self._refreshing:
+            if index is self._index() and index is not self._fresh:
+                self._refresh()
+                self._fresh = self._index()
+            return index is not self._index()
 
     def fetch(self, chunk: bytes) -> bytes:
         """One chunk from wherever it can be had. Raises Damaged when no copy is good."""
@@ -92,6 +99,15 @@ class ChunkReader:
             if chunk in self._cache:
                 self._cache.move_to_end(chunk)
                 return self._cache[chunk]
+        index = self._index()
+        try:
+            return self._fetch_any(chunk)
+        except Damaged:
+            if not self._renewed(index):
+                raise
+        return self._fetch_any(chunk)
+
+    def _fetch_any(self, chunk: bytes) -> bytes:
         problem = ""
         for place in self.places(chunk):
             for _ in range(2):  # A byte that flipped on the way is right the second time.

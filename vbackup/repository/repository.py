@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -23,6 +23,7 @@ from vbackup.repository.index import ChunkIndex
 from vbackup.repository.keys import ChunkHasher, KeySlot
 from vbackup.repository.lease import Claim, Lease
 from vbackup.repository.reader import ChunkReader
+from vbackup.repository.reading import Readings
 from vbackup.repository.uploader import PackUploader
 from vbackup.repository.writer import Writer, WriterParts
 
@@ -55,6 +56,7 @@ class Repository:
         self._lock = threading.RLock()
         self._index: ChunkIndex | None = None
         self._leases: dict[str, Lease] = {}
+        self._readings = Readings(store, self._seal, clock, options.lease_ttl)
         self._reader = ChunkReader(store, self._seal, self._hasher, self.index, self.refresh)
 
     @classmethod
@@ -198,21 +200,29 @@ class Repository:
 
     def confirm(self, name: str) -> None:
         """Raises Locked unless this object holds the lease at this moment."""
+        self.moment(name)
+
+    def moment(self, name: str) -> datetime:
+        """What time it is by the store's own clock, while this object holds the lease."""
         with self._lock:
             held = self._leases.get(name)
         if held is None:
             raise Locked(f"the {name} lease is not held", hint="run again")
-        held.confirm()
+        return held.moment()
 
     def holders(self, name: str = "") -> list[Claim]:
         """Who holds the leases: to be shown before `unlock`."""
-        return lease.claims(self.store, self.clock, name)
+        return lease.claims(self.store, lease.store_time(self.store, self.clock), name)
 
     def unlock(self, claim: Claim) -> None:
         """Remove one claim; its holder stops before it publishes or deletes anything."""
         self.store.delete([claim.key])
 
     # ------------------------------------------------------------ reading
+
+    def reading(self, backup_id: str) -> AbstractContextManager[str]:
+        """See `ports.Repository.reading`. Raises also Usage (not an id)."""
+        return self._readings.hold(manifests.check_id(backup_id))
 
     def read(self, artifact: Artifact) -> Iterator[bytes]:
         """See `ports.Repository.read`."""
@@ -224,7 +234,8 @@ class Repository:
 
     def load(self, backup_id: str) -> Manifest:
         """See `ports.Repository.load`."""
-        return listing.load(self.store, self._seal, backup_id)
+        held = self._readings.manifest(backup_id)
+        return held or listing.load(self.store, self._seal, backup_id)
 
     def backups(self) -> list[BackupSummary]:
         """See `ports.Repository.backups`. `bytes_unique` is what the backup uploaded."""

@@ -60,7 +60,7 @@ def _kept(
     backups: Sequence[BackupSummary], policy: RetentionConfig
 ) -> list[tuple[BackupSummary, str]]:
     """Backups, newest first, and the rules that keep them."""
-    if not any(policy.model_dump().values()):
+    if policy.keeps_all:
         return [(backup, "no policy") for backup in backups]
     kept = [(backup, "last") for backup in backups[: policy.keep_last]]
     for name, period in _PERIODS:

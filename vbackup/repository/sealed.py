@@ -11,7 +11,7 @@ import struct
 import zstandard
 
 from vbackup.errors import Damaged, Refused
-from vbackup.ports import Buffer
+from vbackup.ports import Buffer, ObjectStore
 from vbackup.repository.codec import ZSTD, Seal, expand
 
 FORMAT_VERSION = 1
@@ -26,6 +26,7 @@ PIN = b"P"
 DAMAGED = b"D"
 DOOMED = b"X"
 CURSOR = b"R"
+UNUSED = b"U"
 
 
 def encode(seal: Seal, kind: bytes, name: str, raw: Buffer) -> bytes:
@@ -34,6 +35,16 @@ def encode(seal: Seal, kind: bytes, name: str, raw: Buffer) -> bytes:
     header = _HEADER.pack(_MAGIC, FORMAT_VERSION, kind[0], b"\0\0", len(raw), salt)
     body = zstandard.ZstdCompressor(level=3).compress(raw)
     return header + seal.seal(kind, name.encode() + b"\0" + salt, body, header)
+
+
+def fetch(store: ObjectStore, key: str, limit: int) -> bytes:
+    """An object whose content may have `limit` bytes, without reading more than such an object
+    can have. Raises NotFound, Damaged."""
+    most = limit + limit // 128 + 4096  # zstd's worst case, the header and the seal
+    data = store.get(key, 0, most + 1)
+    if len(data) > most:
+        raise Damaged(f"{key} is larger than {most} bytes")
+    return data
 
 
 def decode(seal: Seal, kind: bytes, name: str, data: Buffer, *, limit: int) -> bytes:

@@ -15,6 +15,7 @@ from vbackup import wiring
 from vbackup.model.manifest import Manifest
 from vbackup.model.patch import Reembed
 from vbackup.ports import Clock
+from vbackup.repository.repository import Repository
 from vbackup.settings import load_repository
 
 Run = Callable[..., Any]
@@ -307,3 +308,72 @@ def test_no_repository_is_not_found(vb: Run, config_file: Path, tmp_path: Path) 
         shown = vb(*command)
         assert shown.code == 5, command
         assert "hint: vbackup init" in shown.err
+
+
+# ---------------------------------------------------------------- reading beside a prune
+
+
+@pytest.fixture
+def old_one_goes(stored: Store, config_file: Path) -> None:
+    """Two backups and a policy that keeps the newer one."""
+    new = stored(NEW)
+    alone = (Reembed("documents", "7", "3", "acme", "overtaken"),)
+    stored(OLD, at=new.created_at - timedelta(days=1), reembed=alone)
+    config_file.write_text(
+        config_file.read_text(encoding="utf-8")
+        + "[retention]\nkeep_last = 1\nkeep_daily = 0\nkeep_weekly = 0\nkeep_monthly = 0\n",
+        encoding="utf-8",
+    )
+
+
+@pytest.mark.usefixtures("old_one_goes")
+def test_prune_waits_before_it_deletes_and_says_so(vb: Run) -> None:
+    waiting = vb("prune", "--json").json
+    assert (waiting["removed"], waiting["packs_deleted"]) == ([OLD], 0)
+    assert waiting["packs_waiting"] > 0
+    assert waiting["bytes_waiting"] > 0
+    assert "prune --now" in vb("prune").out
+    at_once = vb("prune", "--now", "--json").json
+    assert (at_once["packs_deleted"] + at_once["packs_repacked"], at_once["packs_waiting"]) == (
+        waiting["packs_waiting"],
+        0,
+    )
+
+
+@pytest.mark.usefixtures("old_one_goes")
+def test_a_backup_that_is_read_is_shown_by_prune_and_unlock(
+    vb: Run, config_file: Path, clock: Clock
+) -> None:
+    repository = wiring.open_repository(load_repository(config_file), clock)
+    with repository.reading(OLD):
+        shown = vb("prune", "--now", "--json").json
+        (stays,) = [backup for backup in shown["backups"] if backup["id"] == OLD]
+        assert stays["keep"]
+        assert "being read by pid" in stays["reasons"][0]
+        assert vb("unlock", "pruner", "--yes").code == 0
+        held = vb("unlock", "--yes")
+        assert held.code == 6
+        assert f"reader lease of backup {OLD}" in held.err
+        forced = vb("unlock", "reader", "--force", "--yes", "--json").json
+        assert [entry["backup"] for entry in forced["removed"]] == [OLD]
+        assert vb("prune", "--now", "--json").json["removed"] == [OLD]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("verify", NEW), ("verify", NEW, "--level", "manifest"), ("show", NEW, "--reembed", "r")],
+)
+def test_commands_that_read_a_backup_hold_its_lease(
+    vb: Run, stored: Store, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    stored(NEW, reembed=(Reembed("documents", "7", "3", "acme", "overtaken"),))
+    read: list[str] = []
+    reading = Repository.reading
+
+    def watched(self: Repository, backup_id: str) -> Any:
+        read.append(backup_id)
+        return reading(self, backup_id)
+
+    monkeypatch.setattr(Repository, "reading", watched)
+    assert vb(*command).code == 0
+    assert read == [NEW]
