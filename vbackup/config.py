@@ -105,13 +105,13 @@ class RetentionConfig(Section):
     keep_weekly: int = Field(5, ge=0)
     keep_monthly: int = Field(12, ge=0)
     keep_yearly: int = Field(0, ge=0)
-
     delete_after: Duration = 86_400.0
 
     @property
     def keeps_all(self) -> bool:
         """Whether no rule is set: then nothing is ever removed."""
         return not any(value for name, value in self if name.startswith("keep_"))
+
 
 class RowsConfig(Section):
     table: str | None = None

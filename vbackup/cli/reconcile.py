@@ -142,6 +142,7 @@ def _repair(session: Session, asked: Asked) -> None:
     kinds = asked_kinds(asked.repair or "")
     stored = chosen_backup(session, asked.from_backup) if asked.from_backup else None
     with (
+        session.reading(stored.repository, stored.manifest.id) if stored else nullcontext(),
         tempfile.TemporaryDirectory(prefix="vbackup-repair-") as scratch,
         closing(FindingFile(Path(scratch))) as findings,
         # The rows to embed again are those that the repair finds, not those of the comparison.
@@ -178,7 +179,6 @@ def _report(
     found = document(result, evidence) | {
         "backup": asked.backup,
         "output": asked.output,
-        session.reading(stored.repository, stored.manifest.id) if stored else nullcontext(),
         "reembed": asked.reembed,
     }
     if repaired:

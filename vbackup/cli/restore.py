@@ -121,7 +121,6 @@ def _restore(session: Session, asked: Asked) -> None:
         ) as restore,
         ExitStack() as reading,
     ):
-        restore.state_directory = state_directory(session)
         wanted = _options(asked)
         backup_id = restore.repository.resolve(asked.backup, at=asked.at)
         reading.enter_context(session.reading(restore.repository, backup_id))
