@@ -93,6 +93,7 @@ class WatermarkConfig(Section):
     capture_memory: Size = 256 * 1024**2
     fence_key: int = 0x7662_6163_6B75_7000
     lock_timeout: Duration = 5.0
+    max_pause: Duration = 0.0
     feed: Literal["auto", "xmin", "column", "slot"] = "auto"
     restore_point: bool = False
     work_dir: ConfigPath | None = None

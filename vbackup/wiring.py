@@ -328,6 +328,7 @@ def _backup_options(
             budget=asked.budget,
             candidates=asked.candidates,
             lock_timeout=asked.lock_timeout,
+            max_pause=asked.max_pause,
             restore_point=asked.restore_point,
         ),
         collections=config.qdrant.patterns if config.qdrant else (),

@@ -22,6 +22,7 @@ from vbackup.config import LinkConfig, LinkVectorsConfig, PointConfig, RowsConfi
 from vbackup.demo.content import Change, Key, parts, points, revised
 from vbackup.demo.corpus import Passage, library
 from vbackup.demo.index_queue import IndexQueue
+from vbackup.demo.latencies import Latencies
 from vbackup.demo.ledger import Ledger
 from vbackup.demo.pgvector_store import PgvectorStore
 from vbackup.demo.point_store import PointStore
@@ -62,12 +63,19 @@ class Application:
     """One application with its own database and collection, both named `name`.
 
     `server` is the conninfo of a database to create others from; it needs CREATEDB. `qdrant` is
-    not looked at with the engine pgvector. Use as a
+    not looked at with the engine pgvector. `latencies` is told how long writes take. Use as a
     context manager: leaving it stops all threads and keeps the data. Raises vbackup errors.
     """
 
     def __init__(
-        self, server: str, qdrant: str, name: str, scenario: Scenario, *, api_key: str = ""
+        self,
+        server: str,
+        qdrant: str,
+        name: str,
+        scenario: Scenario,
+        *,
+        api_key: str = "",
+        latencies: Latencies | None = None,
     ) -> None:
         self.scenario = scenario
         self.name = name
@@ -81,7 +89,8 @@ class Application:
         self._stop = threading.Event()
         self._ledger = Ledger(scenario.keys)
         self._points = PointWriter(self.store, scenario)
-        self._queue = IndexQueue(self._points, scenario, clock=time.monotonic)
+        self._latencies = latencies
+        self._queue = IndexQueue(self._points, scenario, clock=time.monotonic, latencies=latencies)
         self._writers: list[Writer] = []
 
     def __enter__(self) -> Self:
@@ -135,6 +144,7 @@ class Application:
             points=self._points,
             queue=self._queue,
             stop=self._stop,
+            latencies=self._latencies,
         )
         self._queue.start()
         self._writers = [Writer(desk, number) for number in range(self.scenario.writers)]

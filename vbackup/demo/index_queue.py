@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from random import Random
 
 from vbackup.demo.content import Change, Key
+from vbackup.demo.latencies import Latencies
 from vbackup.demo.point_writer import PointWriter
 from vbackup.demo.scenario import Scenario
 from vbackup.errors import Failed
@@ -25,11 +26,13 @@ _BATCH = 16
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One change, when it was put and when it is due, in the clock's seconds."""
+    """One change, when it was put, when it is due and when its write began, in the clock's
+    seconds."""
 
     put: float
     due: float
     change: Change
+    began: float
 
 
 class IndexQueue:
@@ -46,9 +49,11 @@ class IndexQueue:
         *,
         clock: Callable[[], float],
         workers: int = 4,
+        latencies: Latencies | None = None,
     ) -> None:
         self._writer = writer
         self._clock = clock
+        self._latencies = latencies
         self._coalesce = scenario.coalesce
         self._mutex = threading.Condition()
         self._waiting: dict[Key, deque[_Job]] = {}
@@ -67,11 +72,12 @@ class IndexQueue:
         for thread in self._threads:
             thread.start()
 
-    def put(self, change: Change, delay: float) -> None:
-        """Have the change written `delay` seconds from now, after all earlier ones of its key."""
+    def put(self, change: Change, delay: float, began: float | None = None) -> None:
+        """Have the change written `delay` seconds from now, after all earlier ones of its key.
+        `began` is when the write of its row did (now, if it is not said)."""
         with self._mutex:
             now = self._clock()
-            job = _Job(now, now + delay, change)
+            job = _Job(now, now + delay, change, now if began is None else began)
             queue = self._waiting.get(change.key)
             if queue is None:
                 self._waiting[change.key] = deque([job])
@@ -148,6 +154,8 @@ class IndexQueue:
                 queue = self._waiting[change.key]
                 done = queue.popleft()
                 self.worst_lag = max(self.worst_lag, self._clock() - done.put)
+                if self._latencies:
+                    self._latencies.pair(done.began, done.due - done.put)
                 if queue:
                     heapq.heappush(self._due, (queue[0].due, next(self._order), change.key))
                 else:

@@ -14,6 +14,7 @@ from vbackup import fence
 from vbackup.demo.content import Change, Key, parts, revised
 from vbackup.demo.corpus import Passage
 from vbackup.demo.index_queue import IndexQueue
+from vbackup.demo.latencies import Latencies
 from vbackup.demo.ledger import Ledger, State
 from vbackup.demo.point_writer import PointWriter
 from vbackup.demo.scenario import Scenario
@@ -44,6 +45,7 @@ class Desk:
     points: PointWriter
     queue: IndexQueue
     stop: threading.Event
+    latencies: Latencies | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +144,16 @@ class Writer(threading.Thread):
     def _rows_first(self, connection: psycopg.Connection, edits: list[Edit]) -> None:
         """Commit the rows; the indexer follows when it gets to them."""
         changes = [self._change(connection, edit) for edit in edits]
+        began = time.monotonic()
         with connection.transaction():
             for edit, change in zip(edits, changes, strict=True):
                 self._write_row(connection, edit, change)
             if len(edits) > 1:
                 self._pause(self._rng.uniform(0.3, 1.0) * self._scenario.long_seconds)
+        self._time_row(began)
         for edit, change in zip(edits, changes, strict=True):
             if edit.indexed:
-                self._desk.queue.put(change, self._scenario.lag.draw(self._rng))
+                self._desk.queue.put(change, self._scenario.lag.draw(self._rng), began)
 
     def _point_first(self, connection: psycopg.Connection, edit: Edit) -> None:
         """Write the points; the row follows, as LangChain's index() does it."""
@@ -164,14 +168,22 @@ class Writer(threading.Thread):
         """Write the points while the rows' transaction is open."""
         changes = [self._change(connection, edit) for edit in edits]
         fenced = self._scenario.fenced
+        began, lag = time.monotonic(), self._scenario.lag.draw(self._rng)
         with fence.shared(connection) if fenced else connection.transaction():
             for edit, change in zip(edits, changes, strict=True):
                 self._write_row(connection, edit, change)
+            self._time_row(began)
             moved = [c for e, c in zip(edits, changes, strict=True) if e.indexed]
             self._desk.points.write(moved, self._rng)
-            self._pause(self._scenario.lag.draw(self._rng))
+            self._pause(lag)
             if len(edits) > 1:
                 self._pause(self._rng.uniform(0.3, 1.0) * self._scenario.long_seconds)
+        if self._desk.latencies:
+            self._desk.latencies.pair(began, lag)
+
+    def _time_row(self, began: float) -> None:
+        if self._desk.latencies:
+            self._desk.latencies.row(began)
 
     def _change(self, connection: psycopg.Connection, edit: Edit) -> Change:
         row = connection.execute("SELECT nextval('chunk_versions')").fetchone()

@@ -31,6 +31,10 @@ POLL_BATCH = 2_000
 """Rows whose points one poll asks for."""
 
 
+Slot = tuple[str, str]
+"""A link's name and the key of one of its rows."""
+
+
 @dataclass(frozen=True, slots=True)
 class Image:
     """A captured point and where it lives."""
@@ -142,9 +146,9 @@ class Capturer:
     base: str
     settle_lag: float
     max_index_lag: float = 300.0
-    proposals: dict[tuple[str, str], Proposal] = field(default_factory=dict)
-    wanted: dict[tuple[str, str], Wanted] = field(default_factory=dict)
-    past: dict[tuple[str, str], str] = field(default_factory=dict)
+    proposals: dict[Slot, Proposal] = field(default_factory=dict)
+    wanted: dict[Slot, Wanted] = field(default_factory=dict)
+    past: dict[Slot, str] = field(default_factory=dict)
     overflowed: bool = False
     changes: int = 0
 
@@ -161,7 +165,7 @@ class Capturer:
         self._settle(fetched)
         self.poll()
 
-    def _settle(self, fetched: dict[tuple[str, str], Proposal]) -> None:
+    def _settle(self, fetched: dict[Slot, Proposal]) -> None:
         """Accept what was fetched before this tick for rows that still are what they were.
 
         The rows are read again: one that changed and was deleted since is in no change feed."""
@@ -218,6 +222,13 @@ class Capturer:
             held = self.wanted.get((link.name, key))
             if held and held.version != normal(said):
                 del self.wanted[link.name, key]
+
+    def awaited(self, slot: Slot, version: str) -> bool:
+        """Whether the point of this row version may still come: it is not captured, and not known
+        to have moved past it, for then it never comes back."""
+        if self.images.has(*slot, version):
+            return False
+        return not ((seen := self.past.get(slot)) and newer(seen, version))
 
     def poll(self) -> int:
         """Fetch the points of wanted rows from the live store; how many became captured."""

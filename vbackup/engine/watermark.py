@@ -13,17 +13,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vbackup.engine.capture import Capturer, newer
+from vbackup.engine.candidates import POLL_SECONDS, Candidate, Race
+from vbackup.engine.capture import Capturer
 from vbackup.engine.cuts import ShardCuts
+from vbackup.engine.rowfence import RowFence
 from vbackup.model.manifest import Strategy
 from vbackup.ports import CandidateWatermark, Clock, RecordSource, Reporter
-
-POLL_SECONDS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class WatermarkOptions:
-    """How to look for the watermark; seconds throughout (config section `[watermark]`)."""
+    """How to look for the watermark; seconds throughout (config section `[watermark]`).
+
+    `max_pause` is the longest that writers are kept waiting: with 0, `capture` holds no rows, and
+    `fence` and `lock` last no longer than the budget."""
 
     strategy: Strategy = "capture"
     lead_in: float = 2.0
@@ -32,6 +35,7 @@ class WatermarkOptions:
     budget: float = 12.0
     candidates: int = 8
     lock_timeout: float = 5.0
+    max_pause: float = 0.0
     restore_point: bool = False
 
 
@@ -50,34 +54,6 @@ class Chosen:
     changed: dict[str, frozenset[str]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     restore_point: str = ""
-
-
-@dataclass(slots=True)
-class _Candidate:
-    watermark: CandidateWatermark
-    opened: float
-    pending: dict[tuple[str, str], str]
-    changed: dict[str, frozenset[str]]
-    lost: int = 0
-
-    @property
-    def complete(self) -> bool:
-        """Whether every changed row, as it sees it, has its point captured."""
-        return not self.pending and not self.lost
-
-    @property
-    def gaps(self) -> int:
-        return len(self.pending) + self.lost
-
-    def refresh(self, capturer: Capturer) -> None:
-        """Drop what was captured; count what cannot come any more: a point that has moved past
-        its row never goes back."""
-        for slot, version in list(self.pending.items()):
-            if capturer.images.has(slot[0], slot[1], version):
-                del self.pending[slot]
-            elif (seen := capturer.past.get(slot)) and newer(seen, version):
-                del self.pending[slot]
-                self.lost += 1
 
 
 class WatermarkSearch:
@@ -99,14 +75,25 @@ class WatermarkSearch:
         self._reporter = reporter
         self._clock = clock
         self._links = [target.link for target in capturer.targets]
-        self._base = capturer.base
-        self._opened = 0
-        self._made_way = False
         # A row that says no version is suspect for as long as its point may be late.
         self._unkeyed = any(not link.keyed for link in self._links)
         patience = options.max_index_lag if self._unkeyed else 0.0
         self._lead_in = max(options.lead_in, patience)
-        self._budget = options.budget + 1.5 * patience
+        budget = options.budget + 1.5 * patience
+        self._longest_pause = options.max_pause or budget
+        self._rows = RowFence(records, capturer, options.max_pause, reporter, clock)
+        self._race = Race(
+            records,
+            capturer,
+            self._links,
+            capturer.base,
+            options.tick,
+            budget,
+            options.candidates,
+            self._rows,
+            reporter,
+            clock,
+        )
 
     def run(self) -> Chosen:
         """Cut all shards and return the open winner. The caller closes it."""
@@ -118,57 +105,81 @@ class WatermarkSearch:
 
     # ------------------------------------------------------------ strategies
 
-    def _captured(self, *notes: str) -> Chosen:
-        self._cut_under_capture()
-        winner = self._race()
-        return self._chosen(winner, "capture", notes=notes)
+    def _captured(self) -> Chosen:
+        self._lead()
+        self._cuts.request()
+        self._follow_cuts()
+        return self._raced()
 
     def _fenced(self) -> Chosen:
         asked = self._clock.monotonic()
         with self._records.fence():
             self._cuts.request()
-            self._cuts.wait_cut()
-            candidate = self._open()
+            candidate = self._race.open() if self._cut_before(asked + self._longest_pause) else None
         paused = self._clock.monotonic() - asked
+        if candidate is None:
+            self._reporter.warn("the shards were not cut in time; falling back to capture")
+            self._follow_cuts()
+            return self._raced(paused, "shards not cut under the fence: fell back to capture")
         # What changed before the fence closed is in the shards: nothing is waited for.
         candidate.pending.clear()
         candidate.changed.clear()
         return self._chosen(candidate, "fence", paused)
 
     def _locked(self) -> Chosen:
-        self._cut_under_capture()
+        self._lead()
+        self._cuts.request()
+        self._follow_cuts()
         asked = self._clock.monotonic()
-        with self._records.lock(self._links, self._options.lock_timeout) as locked:
-            candidate = self._converge() if locked else None
+        timeout = min(self._options.lock_timeout, self._longest_pause)
+        with self._records.lock(self._links, timeout) as locked:
+            candidate = self._race.converge(asked + self._longest_pause) if locked else None
+        paused = self._clock.monotonic() - asked
         if candidate is None:
             self._reporter.warn(
                 "the tables could not be locked in time; falling back to capture",
-                timeout=f"{self._options.lock_timeout:g}s",
+                timeout=f"{timeout:g}s",
             )
-            return self._captured_after_cut("lock not obtained: fell back to capture")
-        return self._chosen(candidate, "lock", self._clock.monotonic() - asked)
+            return self._raced(paused, "lock not obtained: fell back to capture")
+        return self._chosen(candidate, "lock", paused)
 
-    def _captured_after_cut(self, note: str) -> Chosen:
-        return self._chosen(self._race(), "capture", notes=(note,))
+    def _raced(self, paused: float = 0.0, *notes: str) -> Chosen:
+        """The first complete candidate. Writers were paused by the row fence, and by another
+        strategy before it gave up."""
+        winner = self._race.run()
+        if self._rows.held:
+            notes = (*notes, f"{self._rows.held} hot rows were held")
+        return self._chosen(winner, "capture", paused + self._rows.paused, notes)
 
-    def _cut_under_capture(self) -> None:
-        self._lead()
-        self._cuts.request()
+    # ------------------------------------------------------------ cuts
+
+    def _lead(self) -> None:
+        """Let the points of rows that changed before the base arrive."""
+        until = self._clock.monotonic() + self._lead_in
+        while self._unkeyed and self._clock.monotonic() < until:
+            self._tick()
+        if self._links and not self._unkeyed:
+            self._clock.sleep(self._lead_in)
+
+    def _cut_before(self, deadline: float) -> bool:
+        """Wait for all cuts, but not with writers standing at the fence for ever."""
+        while not (cut := self._cuts.all_cut()) and self._clock.monotonic() < deadline:
+            self._clock.sleep(POLL_SECONDS)
+        return cut
+
+    def _follow_cuts(self) -> None:
+        """Capture until every shard has cut, and for a lead-in more."""
         while not self._cuts.all_cut():
             started = self._clock.monotonic()
             self._capturer.tick()
             self._rest(started)
         self._settle()
 
-    def _lead(self) -> None:
-        """Let the points of rows that changed before the base arrive."""
-        until = self._clock.monotonic() + self._lead_in
-        while self._unkeyed and self._clock.monotonic() < until:
-            started = self._clock.monotonic()
-            self._capturer.tick()
-            self._clock.sleep(self._tick_length(started))
-        if self._links and not self._unkeyed:
-            self._clock.sleep(self._lead_in)
+    def _rest(self, started: float) -> None:
+        until = started + self._race.tick_length(started)
+        while not self._cuts.all_cut() and self._clock.monotonic() < until:
+            self._capturer.poll()
+            self._clock.sleep(POLL_SECONDS)
 
     def _settle(self) -> None:
         """Capture for one more lead-in after the last cut when anything changes at all.
@@ -178,115 +189,16 @@ class WatermarkSearch:
         see the older row, whose point no longer exists anywhere."""
         until = self._clock.monotonic() + self._options.lead_in
         while self._capturer.changes and self._clock.monotonic() < until:
-            started = self._clock.monotonic()
-            self._capturer.tick()
-            self._clock.sleep(self._tick_length(started))
+            self._tick()
 
-    def _look(self) -> None:
-        """Look for points; unkeyed ones also need to see that their rows stayed the same."""
-        if self._unkeyed:
-            self._capturer.tick()
-        else:
-            self._capturer.poll()
-
-    def _converge(self) -> _Candidate:
-        """Under the lock no row changes: wait until the changed rows' points have arrived. Those
-        that already moved past their row (its writer stands at the lock) are not waited for."""
-        candidate = self._open()
-        deadline = self._clock.monotonic() + self._budget
-        while candidate.pending and self._clock.monotonic() < deadline:
-            self._look()
-            candidate.refresh(self._capturer)
-            self._clock.sleep(POLL_SECONDS)
-        return candidate
-
-    # ------------------------------------------------------------ candidates
-
-    def _race(self) -> _Candidate:
-        """Open one candidate a tick until one is complete or the budget is spent.
-
-        A schema change that waits for the winner's locks would let no dump begin, so once all
-        candidates make way for it, and the race begins anew."""
-        open_ones: list[_Candidate] = []
-        deadline = self._clock.monotonic() + self._budget
-        try:
-            while True:
-                started = self._clock.monotonic()
-                self._look()
-                open_ones.append(self._open())
-                winner = self._poll_until(open_ones, started + self._tick_length(started))
-                if winner is None and self._clock.monotonic() >= deadline:
-                    winner = min(open_ones, key=lambda one: one.gaps)
-                if winner is not None and self._make_way(winner, open_ones):
-                    deadline = self._clock.monotonic() + self._budget
-                elif winner is not None:
-                    open_ones.remove(winner)
-                    return winner
-                self._retire(open_ones)
-        finally:
-            for candidate in open_ones:
-                candidate.watermark.close()
-
-    def _make_way(self, winner: _Candidate, open_ones: list[_Candidate]) -> bool:
-        """Close all candidates when somebody waits for their locks; once a search."""
-        if self._made_way or not (waiting := winner.watermark.waiters()):
-            return False
-        self._made_way = True
-        self._reporter.warn(
-            "a schema change waits for the watermark: making way for it", waiting=waiting[0]
-        )
-        while open_ones:
-            open_ones.pop().watermark.close()
-        return True
-
-    def _open(self) -> _Candidate:
-        watermark = self._records.candidate(self._links)
-        self._opened += 1
-        try:
-            pending: dict[tuple[str, str], str] = {}
-            changed: dict[str, frozenset[str]] = {}
-            for link in self._links:
-                block = watermark.changed(link, self._base)
-                changed[link.name] = frozenset(block.keys)
-                for key, wanted in self._capturer.want(link, block):
-                    pending[link.name, key] = wanted.version
-        except BaseException:
-            watermark.close()
-            raise
-        return _Candidate(watermark, self._clock.monotonic(), pending, changed)
-
-    def _poll_until(self, open_ones: list[_Candidate], until: float) -> _Candidate | None:
-        while True:
-            for candidate in open_ones:
-                candidate.refresh(self._capturer)
-                if candidate.complete:
-                    return candidate
-            self._capturer.poll()
-            if self._clock.monotonic() >= until:
-                return None
-            self._clock.sleep(POLL_SECONDS)
-
-    def _retire(self, open_ones: list[_Candidate]) -> None:
-        """Make room: an old candidate whose rows have moved on will hardly win any more."""
-        if len(open_ones) < self._options.candidates:
-            return
-        worst = max(open_ones, key=lambda one: (one.gaps, -one.opened))
-        open_ones.remove(worst)
-        worst.watermark.close()
-
-    def _tick_length(self, started: float) -> float:
-        """At least the configured tick, and twice what the last query took."""
-        return max(self._options.tick, 2 * (self._clock.monotonic() - started))
-
-    def _rest(self, started: float) -> None:
-        until = started + self._tick_length(started)
-        while not self._cuts.all_cut() and self._clock.monotonic() < until:
-            self._capturer.poll()
-            self._clock.sleep(POLL_SECONDS)
+    def _tick(self) -> None:
+        started = self._clock.monotonic()
+        self._capturer.tick()
+        self._clock.sleep(self._race.tick_length(started))
 
     def _chosen(
         self,
-        candidate: _Candidate,
+        candidate: Candidate,
         strategy: Strategy,
         paused: float = 0.0,
         notes: tuple[str, ...] = (),
@@ -294,10 +206,10 @@ class WatermarkSearch:
         return Chosen(
             watermark=candidate.watermark,
             strategy=strategy,
-            base=self._base,
+            base=self._race.base,
             lead_in=self._lead_in if self._links and strategy != "fence" else 0.0,
             paused_ms=round(paused * 1000),
-            candidates=self._opened,
+            candidates=self._race.opened,
             lost=candidate.gaps,
             changed=candidate.changed,
             notes=notes,

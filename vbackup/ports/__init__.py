@@ -23,6 +23,7 @@ from vbackup.ports.records import (
     DumpStream,
     RecordSource,
     RecordTarget,
+    RowHold,
     RowReader,
     RowView,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "RecordTarget",
     "Reporter",
     "Repository",
+    "RowHold",
     "RowReader",
     "RowView",
     "SampledRow",

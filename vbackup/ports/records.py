@@ -81,6 +81,15 @@ class CandidateWatermark(RowView, Protocol):
         ...
 
 
+class RowHold(Protocol):
+    """A short transaction that holds rows still."""
+
+    def take(self, link: Link, keys: Sequence[str]) -> RowBlock:
+        """Hold those of these rows that nobody is writing now, until the transaction ends, and
+        give them as they are. Never waits for a writer. Raises what ended the transaction."""
+        ...
+
+
 class RecordSource(Protocol):
     """The database that is backed up."""
 
@@ -107,6 +116,11 @@ class RecordSource(Protocol):
 
     def fence(self) -> AbstractContextManager[float]:
         """Hold the advisory fence exclusively: writers that take it shared wait."""
+        ...
+
+    def hold_rows(self, seconds: float) -> AbstractContextManager[RowHold]:
+        """A transaction that holds rows; the server ends it after so many seconds, whatever
+        happens to this process."""
         ...
 
     def restore_point(self, name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from psycopg.errors import LockNotAvailable
 
@@ -26,6 +27,7 @@ from vbackup.postgres.facts import database_facts
 from vbackup.postgres.failures import translated
 from vbackup.postgres.feed_costs import FeedCost, costs
 from vbackup.postgres.probe import SourceProbe, probe
+from vbackup.postgres.row_hold import RowHold, holding
 from vbackup.postgres.row_plan import RowPlan, plan
 from vbackup.postgres.slot import SlotFeed
 from vbackup.postgres.snapshot import BEGIN, Candidate, SnapshotView, export
@@ -131,7 +133,8 @@ class PostgresSource:
         """Hold the advisory fence exclusively: writers that take it shared wait. Yields the
         seconds that it took to get.
 
-        Raises Failed (retryable) when writers kept it for `watermark.lock_timeout`.
+        Raises Failed (retryable) when writers kept it for `watermark.lock_timeout`, or for
+        `watermark.max_pause`: all that time new writers wait behind this request.
         """
         connection = connect(self._config, database=self._database)
         try:
@@ -150,6 +153,16 @@ class PostgresSource:
                 tables = self._linked(connection, links)
                 held = locks.lock_share(connection, tables, timeout)
             yield held
+        finally:
+            connection.close()
+
+    @contextmanager
+    def hold_rows(self, seconds: float) -> Iterator[RowHold]:
+        """A transaction that holds rows with FOR SHARE; see postgres.row_hold."""
+        connection = connect(self._config, database=self._database)
+        try:
+            with holding(connection, partial(plan, connection), self._clock, seconds) as hold:
+                yield hold
         finally:
             connection.close()
 
@@ -270,6 +283,8 @@ class PostgresSource:
 
     def _fenced(self, connection: Connection) -> float:
         timeout = self._watermark.lock_timeout
+        if self._watermark.max_pause:
+            timeout = min(timeout, self._watermark.max_pause)
         started = self._clock.monotonic()
         with translated("taking the fence"):
             set_lock_timeout(connection, max(1, round(timeout * 1000)))

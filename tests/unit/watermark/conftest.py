@@ -57,6 +57,11 @@ class World:
     pending_cuts: list[ShardSpool] = field(default_factory=list)
     cut_states: dict[Path, dict[PointId, Point]] = field(default_factory=dict)
     writing: bool = True
+    hot_keys: int = 0
+    skips: bool = False
+    slow_cuts: bool = False
+    held: set[str] = field(default_factory=set)
+    held_ever: list[set[str]] = field(default_factory=list)
     locked: bool = False
     fenced: bool = False
     trace: list[str] = field(default_factory=list)
@@ -75,13 +80,17 @@ class World:
         if self.writing and not self.locked and not self.fenced:
             for _ in range(self.random.randrange(3)):
                 self.write(str(self.random.randrange(self.keys + 5)))
+            for key in range(self.hot_keys):
+                self.write(str(key))
         self.index()
         for spool in list(self.pending_cuts):
-            if self.random.random() < 0.3:
+            if self.random.random() < 0.3 and not (self.slow_cuts and self.fenced):
                 self._cut(spool)
 
     def write(self, key: str) -> None:
         """Insert, update, disable or delete one row, point first or row first."""
+        if key in self.held:
+            return
         self.versions += 1
         roll = self.random.random()
         count = 1 if self.link.cardinality == "one" else self.random.randrange(1, 4)
@@ -96,8 +105,11 @@ class World:
         self.queue.append((0.0 if self.index_lag == 0 else due, key, row))
 
     def index(self) -> None:
-        """The indexer: per key in order, as late as it likes. A set of points may be written
-        half now and half later, shard by shard."""
+        """The indexer: per key in order, as late as it likes. One that skips goes straight to a
+        key's newest row."""
+        if self.skips:
+            newest = {key: row for _, key, row in self.queue}
+            self.queue = [(due, key, newest[key]) for due, key, _ in self.queue]
         waiting: set[str] = set()
         left: list[tuple[float, str, Row]] = []
         for due, key, row in self.queue:
@@ -227,6 +239,20 @@ class WorldSnapshot:
         self.closed = True
 
 
+class WorldHold:
+    """Rows held still: now and then one is being written, and skipped."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def take(self, link: Link, keys: Sequence[str]) -> RowBlock:
+        self.world.step()
+        table = self.world.table_at(self.world.xid)
+        free = {k: table[k] for k in keys if k in table and self.world.random.random() < 0.7}
+        self.world.held |= set(free)
+        return row_block(link, free)
+
+
 class WorldRecords:
     """RecordSource of the world."""
 
@@ -260,6 +286,12 @@ class WorldRecords:
         self.world.fenced = True
         yield 0.0
         self.world.fenced = False
+
+    @contextmanager
+    def hold_rows(self, seconds: float) -> Iterator[WorldHold]:
+        yield WorldHold(self.world)
+        self.world.held_ever.append(self.world.held)
+        self.world.held = set()
 
     @contextmanager
     def lock(self, links: Sequence[Link], timeout: float) -> Iterator[bool]:

@@ -15,6 +15,7 @@ from vbackup.engine.cuts import ShardCuts
 from vbackup.engine.links import Target
 from vbackup.engine.patchfile import PatchFile
 from vbackup.engine.watermark import Chosen, WatermarkOptions, WatermarkSearch
+from vbackup.errors import Denied
 from vbackup.model.link import Link, PayloadPath, RowSource
 from vbackup.model.manifest import Strategy
 from vbackup.model.patch import Delete, Reembed, Upsert, decode
@@ -51,6 +52,7 @@ class Outcome:
         tmp_path: Path,
         strategy: Strategy = "capture",
         max_lag: float = 300.0,
+        max_pause: float = 0.0,
     ) -> None:
         self.world = world
         tmp_path.mkdir(exist_ok=True)
@@ -65,7 +67,12 @@ class Outcome:
             records, points, [target], images, clock, records.change_base(), 0.2, max_lag
         )
         options = WatermarkOptions(
-            strategy=strategy, lead_in=0.5, budget=2.0, tick=0.05, max_index_lag=max_lag
+            strategy=strategy,
+            lead_in=0.5,
+            budget=2.0,
+            tick=0.05,
+            max_index_lag=max_lag,
+            max_pause=max_pause,
         )
         search = WatermarkSearch(records, capturer, cuts, options, kit.reporter(), clock)
         self.chosen = search.run()
@@ -296,6 +303,55 @@ def test_the_lock_does_not_wait_for_points_that_moved_past_their_rows(
         outcome = Outcome(kit, world, tmp_path / str(seed), "lock")
         assert outcome.wrong() == []
         assert outcome.chosen.paused_ms < 1_500, f"seed {seed}"
+
+
+@pytest.mark.parametrize("point_first", [0.0, 0.5])
+def test_holding_very_hot_rows_shortens_the_list(
+    kit: Any, tmp_path: Path, point_first: float
+) -> None:
+    listed = {0.0: 0, 1.0: 0}
+    for seed, pause in product(range(6), listed):
+        world = kit.world(BY_ID, seed, index_lag=3, hot_keys=6, skips=True, point_first=point_first)
+        outcome = Outcome(kit, world, tmp_path / f"{seed}-{pause}", max_pause=pause)
+        assert outcome.wrong() == [], f"seed {seed}"
+        assert outcome.chosen.paused_ms <= pause * 1000
+        assert bool(world.held_ever) == (outcome.chosen.paused_ms > 0)
+        assert not world.held
+        listed[pause] += len(outcome.reembed)
+    assert listed[1.0] < listed[0.0] / 2, listed
+
+
+def test_rows_that_cannot_be_held_only_make_the_list_longer(kit: Any, tmp_path: Path) -> None:
+    class Records:
+        def __new__(cls, world: Any) -> Any:
+            records = kit.records(world)
+            records.hold_rows = refuse
+            return records
+
+    def refuse(seconds: float) -> Any:
+        asked.append(seconds)
+        raise Denied("holding rows: permission denied")
+
+    asked: list[float] = []
+    for seed in range(5):
+        world = kit.world(BY_ID, seed, index_lag=6, hot_keys=3, skips=True)
+        outcome = Outcome(replace(kit, records=Records), world, tmp_path / str(seed), max_pause=1.0)
+        assert outcome.wrong() == []
+        assert outcome.chosen.paused_ms < 1_000
+    assert len(asked) == 5
+
+
+@pytest.mark.parametrize(("max_pause", "longest"), [(0.0, 2_000), (0.3, 300)])
+def test_a_fence_is_not_held_while_a_shard_will_not_cut(
+    kit: Any, tmp_path: Path, max_pause: float, longest: int
+) -> None:
+    for seed in range(5):
+        world = kit.world(BY_ID, seed, index_lag=4, shards=2, slow_cuts=True)
+        outcome = Outcome(kit, world, tmp_path / str(seed), "fence", max_pause=max_pause)
+        assert outcome.wrong() == []
+        assert outcome.chosen.strategy == "capture"
+        assert outcome.chosen.paused_ms < longest + 100
+        assert "fell back to capture" in outcome.chosen.notes[0]
 
 
 def test_an_extra_point_of_another_version_does_not_survive(kit: Any, tmp_path: Path) -> None:

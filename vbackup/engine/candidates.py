@@ -1,0 +1,174 @@
+"""Candidate watermarks: several snapshots held open, the first whose rows are all captured wins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from vbackup.engine.capture import Capturer, Slot
+from vbackup.engine.rowfence import RowFence
+from vbackup.model.link import Link
+from vbackup.ports import CandidateWatermark, Clock, RecordSource, Reporter
+
+POLL_SECONDS = 0.01
+SPOILT = 3
+"""So many candidates must have lost rows before rows are held."""
+
+
+@dataclass(slots=True)
+class Candidate:
+    """One open snapshot: the changed rows whose points are still waited for, and those whose
+    points can not come any more. `changed` holds, by link, the keys that changed since the base."""
+
+    watermark: CandidateWatermark
+    opened: float
+    pending: dict[Slot, str]
+    changed: dict[str, frozenset[str]]
+    lost: set[Slot] = field(default_factory=set)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every changed row, as it sees it, has its point captured."""
+        return not self.pending and not self.lost
+
+    @property
+    def gaps(self) -> int:
+        return len(self.pending) + len(self.lost)
+
+    def refresh(self, capturer: Capturer) -> None:
+        """Drop what was captured; remember what cannot come any more."""
+        for slot, version in list(self.pending.items()):
+            if capturer.images.has(*slot, version):
+                del self.pending[slot]
+            elif not capturer.awaited(slot, version):
+                del self.pending[slot]
+                self.lost.add(slot)
+
+
+@dataclass(slots=True)
+class Race:
+    """Opens candidates; seconds throughout. `opened` counts them."""
+
+    records: RecordSource
+    capturer: Capturer
+    links: Sequence[Link]
+    base: str
+    tick: float
+    budget: float
+    most: int
+    rows: RowFence
+    reporter: Reporter
+    clock: Clock
+    opened: int = 0
+    _opening: float = 0.0
+    _made_way: bool = False
+
+    def run(self) -> Candidate:
+        """Open one candidate a tick until one is complete or the budget is spent; then the one
+        with the fewest gaps wins. The others are closed.
+
+        A schema change that waits for the winner's locks would let no dump begin, so once all
+        candidates make way for it, and the race begins anew."""
+        open_ones: list[Candidate] = []
+        deadline = self.clock.monotonic() + self.budget
+        try:
+            while True:
+                started = self.clock.monotonic()
+                self.look()
+                open_ones.append(self._next(open_ones))
+                winner = self._poll_until(open_ones, started + self.tick_length(started))
+                if winner is None and self.clock.monotonic() >= deadline:
+                    winner = min(open_ones, key=lambda one: one.gaps)
+                if winner is not None and self._make_way(winner, open_ones):
+                    deadline = self.clock.monotonic() + self.budget
+                elif winner is not None:
+                    open_ones.remove(winner)
+                    return winner
+                self._retire(open_ones)
+        finally:
+            for candidate in open_ones:
+                candidate.watermark.close()
+
+    def open(self) -> Candidate:
+        """One candidate, and the rows that it still waits for."""
+        began = self.clock.monotonic()
+        watermark = self.records.candidate(self.links)
+        self.opened += 1
+        try:
+            pending: dict[Slot, str] = {}
+            changed: dict[str, frozenset[str]] = {}
+            for link in self.links:
+                block = watermark.changed(link, self.base)
+                changed[link.name] = frozenset(block.keys)
+                for key, wanted in self.capturer.want(link, block):
+                    pending[link.name, key] = wanted.version
+        except BaseException:
+            watermark.close()
+            raise
+        now = self.clock.monotonic()
+        self._opening = now - began
+        return Candidate(watermark, now, pending, changed)
+
+    def converge(self, deadline: float) -> Candidate:
+        """With all writers waiting no row changes: one candidate, and the points of its changed
+        rows as they arrive. Those that already moved past their row (its writer waits, too) are
+        not waited for."""
+        candidate = self.open()
+        while candidate.pending and self.clock.monotonic() < deadline:
+            self.look()
+            candidate.refresh(self.capturer)
+            self.clock.sleep(POLL_SECONDS)
+        return candidate
+
+    def look(self) -> None:
+        """Look for points; unkeyed ones also need to see that their rows stayed the same."""
+        if all(link.keyed for link in self.links):
+            self.capturer.poll()
+        else:
+            self.capturer.tick()
+
+    def tick_length(self, started: float) -> float:
+        """At least the configured tick, and twice what the last query took."""
+        return max(self.tick, 2 * (self.clock.monotonic() - started))
+
+    def _next(self, open_ones: Sequence[Candidate]) -> Candidate:
+        """One more candidate; with the row fence when hot rows have spoilt all others."""
+        for one in open_ones:
+            self.rows.see(one.lost)
+        spoilt = self.opened >= SPOILT and all(one.lost for one in open_ones)
+        if not (spoilt and self.rows.ready):
+            return self.open()
+        with self.rows.holding(self._opening):
+            return self.open()
+
+    def _make_way(self, winner: Candidate, open_ones: list[Candidate]) -> bool:
+        """Close all candidates when somebody waits for their locks; once a search."""
+        if self._made_way or not (waiting := winner.watermark.waiters()):
+            return False
+        self._made_way = True
+        self.reporter.warn(
+            "a schema change waits for the watermark: making way for it", waiting=waiting[0]
+        )
+        while open_ones:
+            open_ones.pop().watermark.close()
+        return True
+
+    def _poll_until(self, open_ones: Sequence[Candidate], until: float) -> Candidate | None:
+        while True:
+            for candidate in open_ones:
+                candidate.refresh(self.capturer)
+                if candidate.complete:
+                    return candidate
+            self.capturer.poll()
+            if self.clock.monotonic() >= until:
+                return None
+            self.clock.sleep(POLL_SECONDS)
+
+    def _retire(self, open_ones: list[Candidate]) -> None:
+        """Make room: an old candidate whose rows have moved on will hardly win any more."""
+        if len(open_ones) < self.most:
+            return
+        worst = max(open_ones, key=lambda one: (one.gaps, -one.opened))
+        open_ones.remove(worst)
+        self.rows.see(worst.lost)
+        worst.watermark.close()
