@@ -49,6 +49,20 @@ class Expression:
         return self.type_oid in _FLOATS
 
     @property
+    def integer(self) -> bool:
+        return self.type_oid in _INTEGERS
+
+    @property
+    def uuid(self) -> bool:
+        return self.type_oid == _UUID
+
+    @property
+    def binary(self) -> sql.Composed:
+        """An integer or a UUID as the one type that stands for its kind (`postgres.packed`)."""
+        kind = "uuid" if self.uuid else "int8"
+        return sql.SQL("({})::{}").format(self.value, sql.Identifier("pg_catalog", kind))
+
+    @property
     def text(self) -> sql.Composed:
         """The expression as the text that vbackup compares."""
         if self.type_oid == _NUMERIC:
@@ -96,9 +110,24 @@ class RowPlan:
     changed_by: Expression | None = None
 
     @cached_property
+    def packed(self) -> bool:
+        """Whether all columns are integers, UUIDs and flags, so that binary COPY can be read
+        as arrays."""
+        typed = [*self.key, *([self.version] if self.version else [])]
+        return (
+            len(self.key) == 1
+            and all(part.integer or part.uuid for part in typed)
+            and not (self.identity or self.count or self.tenant or self.collection)
+        )
+
+    @cached_property
     def columns(self) -> tuple[sql.Composable, ...]:
-        """What is selected, all as text: the key's parts, then what there is of version, live,
-        count, tenant and collection."""
+        """What is selected, all as text (unless `packed`): the key's parts, then what there is of
+        version, live, count, tenant and collection."""
+        if self.packed:
+            flags = [sql.SQL("coalesce({}, false)").format(self.live)] if self.live else []
+            versions = [self.version.binary] if self.version else []
+            return (self.key[0].binary, *versions, *flags)
         found: list[sql.Composable] = [part.text for part in self.key]
         if self.version or self.identity:
             found.append(self.version.text if self.version else sql.SQL("xmin::text"))

@@ -1,4 +1,7 @@
-"""Streams rows out of PostgreSQL: COPY, cut into blocks, parsed a column at a time."""
+"""Streams rows out of PostgreSQL: COPY, cut into blocks, parsed a column at a time.
+
+Numbers and UUIDs come as they are (`postgres.packed`), everything else as text.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,13 @@ from collections.abc import Iterator, Sequence
 from itertools import compress
 from typing import TypeVar, cast
 
-from psycopg import Copy, errors, generators, pq, sql
+from psycopg import errors, generators, pq, sql
 from psycopg.abc import Buffer
 
 from vbackup.model.blocks import RowBlock
 from vbackup.model.keys import all_uuids, canonical, composite
 from vbackup.postgres.connection import Connection
+from vbackup.postgres.packed import Packed
 from vbackup.postgres.row_plan import Expression, RowPlan
 
 BLOCK_ROWS = 16_384
@@ -32,7 +36,10 @@ _UUID_LENGTH = 32
 
 
 def stream(connection: Connection, plan: RowPlan, query: sql.Composed) -> Iterator[RowBlock]:
-    """The rows of a query made by this plan, in blocks of up to 16,384 rows."""
+    """The rows of a query made by this plan, in blocks of up to 16,384 rows, in no order."""
+    if plan.packed:
+        yield from _unpacked(connection, Packed(plan), query)
+        return
     for text in copied(connection, query):
         block = parse(text, plan)
         if len(block):
@@ -77,40 +84,55 @@ def copied(connection: Connection, query: sql.Composed) -> Iterator[str]:
     """COPY's text output in pieces of whole lines."""
     pieces: list[bytes] = []
     size = 0
-    command = sql.SQL("COPY ({}) TO STDOUT").format(query)
-    with connection.cursor() as cursor, cursor.copy(command) as copy:
-        # A few lines at a time: keeping a block's lines as so many buffers costs more than COPY.
-        for piece in _pieces(connection, copy, min(_JOINED_ROWS, BLOCK_ROWS)):
-            pieces.append(piece)
-            size += len(piece)
-            if len(pieces) * _JOINED_ROWS >= BLOCK_ROWS or size >= BLOCK_BYTES:
-                yield b"".join(pieces).decode()
-                pieces.clear()
-                size = 0
+    for lines in _copy(connection, sql.SQL("COPY ({}) TO STDOUT").format(query)):
+        piece = b"".join(lines)
+        pieces.append(piece)
+        size += len(piece)
+        if len(pieces) * _JOINED_ROWS >= BLOCK_ROWS or size >= BLOCK_BYTES:
+            yield b"".join(pieces).decode()
+            pieces.clear()
+            size = 0
     if size:
         yield b"".join(pieces).decode()
 
 
-def _pieces(connection: Connection, copy: Copy, most: int) -> Iterator[bytes]:
-    """What a COPY sends, up to so many whole lines at a time.
+def _unpacked(connection: Connection, packed: Packed, query: sql.Composed) -> Iterator[RowBlock]:
+    """The rows of a packed plan. Those without a version come in blocks of their own."""
+    whole: list[bytes] = []
+    short: list[bytes] = []
+    for rows in _copy(connection, sql.SQL("COPY ({}) TO STDOUT (FORMAT binary)").format(query)):
+        complete, incomplete = packed.split(rows)
+        whole.append(complete)
+        short.append(incomplete)
+        if len(whole) * _JOINED_ROWS >= BLOCK_ROWS:
+            yield from packed.blocks(b"".join(whole), b"".join(short))
+            whole.clear()
+            short.clear()
+    yield from packed.blocks(b"".join(whole), b"".join(short))
+
+
+def _copy(connection: Connection, command: sql.Composed) -> Iterator[list[Buffer]]:
+    """What a COPY sends, a few rows at a time: keeping a block's rows as so many buffers costs
+    more than COPY.
 
     What libpq has received is taken from it directly, which costs a third of iterating over
     `copy`; that is left to do the waiting."""
-    received = connection.pgconn.get_copy_data
-    over = False
-    while not over:
-        lines: list[Buffer] = []
-        line: Buffer
-        while len(lines) < most:
-            size, line = received(1)
-            if size < 0:
-                _ended(connection)
-            elif size or (line := copy.read()):
-                lines.append(line)
-                continue
-            over = True
-            break
-        yield b"".join(lines)
+    with connection.cursor() as cursor, cursor.copy(command) as copy:
+        received = connection.pgconn.get_copy_data
+        over = False
+        while not over:
+            rows: list[Buffer] = []
+            row: Buffer
+            while len(rows) < min(_JOINED_ROWS, BLOCK_ROWS):
+                size, row = received(1)
+                if size < 0:
+                    _ended(connection)
+                elif size or (row := copy.read()):
+                    rows.append(row)
+                    continue
+                over = True
+                break
+            yield rows
 
 
 def _ended(connection: Connection) -> None:

@@ -115,6 +115,40 @@ def test_every_key_type_reads_canonical_and_is_looked_up(
         assert view.lookup(wanted, [*strangers, "\0", ""]).keys == []
 
 
+@pytest.mark.parametrize("block_rows", [1, 2, 50_000])
+def test_numbers_and_uuids_with_some_versions_missing(
+    block_rows: int,
+    table: psycopg.Connection[Any],
+    schema: str,
+    source: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rows_module, "BLOCK_ROWS", block_rows)
+    table.execute("CREATE DOMAIN small AS smallint CHECK (VALUE < 100)")
+    table.execute("CREATE TABLE t (k uuid, n bigint, s small, alive boolean)")
+    keys = [uuid.UUID(int=n * 2**97) for n in range(1, 7)]
+    for n, key in enumerate(keys):
+        values = (key, -n, None if n % 3 else n, n % 2 == 0 if n else None)
+        table.execute("INSERT INTO t VALUES (%s, %s, %s, %s)", values)
+    table.execute("INSERT INTO t VALUES (NULL, 1, 1, true)")
+    by_uuid = link(RowSource(table="t", key=("k",), version="s", live="alive"))
+    by_number = link(RowSource(table="t", key=("n",), version="k", where="k IS NOT NULL"))
+    nothing = link(RowSource(table="t", key=("n",), version="n", where="false"))
+    with closing(source(schema).view()) as view:
+        assert sorted(read(view, by_uuid), key=lambda row: str(row["keys"])) == [
+            {
+                "keys": str(key),
+                "versions": None if n % 3 else str(n),
+                "live": n % 2 == 0 and n > 0,
+            }
+            for n, key in enumerate(keys)
+        ]
+        assert {row["keys"]: row["versions"] for row in read(view, by_number)} == {
+            str(-n): str(key) for n, key in enumerate(keys)
+        }
+        assert read(view, nothing) == []
+
+
 def test_spellings_of_one_uuid_are_one_key(
     table: psycopg.Connection[Any], schema: str, source: Any
 ) -> None:
