@@ -297,6 +297,7 @@ def switch(
 ) -> Iterator[Switch]:
     """What puts a restored pair in place of the live one, and back."""
     from vbackup.engine.switch import Switch
+    from vbackup.postgres.connection import described, parameters
 
     with ExitStack() as stack:
         points = None
@@ -309,7 +310,14 @@ def switch(
             settle_timeout=config.qdrant.recover_timeout if config.qdrant else 0.0,
             reporter=reporter,
             clock=clock,
+            servers=(described(parameters(_postgres(config, dsn))), _shown(config, url)),
         )
+
+
+def _shown(config: Config, url: str | None) -> str:
+    from vbackup.qdrant.rest import shown
+
+    return ", ".join(sorted(map(shown, _qdrant(config, url).urls))) if config.qdrant else ""
 
 
 def _backup_options(

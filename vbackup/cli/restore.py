@@ -23,6 +23,7 @@ from vbackup.cli.restored import (
     restore_document,
 )
 from vbackup.cli.session import Session
+from vbackup.cli.switching import after_switch, command_again, state_directory
 from vbackup.clock import parse_time
 from vbackup.errors import Findings
 
@@ -91,7 +92,10 @@ class Moment(click.ParamType[datetime]):
 @click.option("--keep-failed", is_flag=True, help="Leave what a failed restore created.")
 @click.option("--reembed", type=_FILE, metavar="FILE", help="Write the rows to re-embed here.")
 @click.option("--go-back", type=_FILE, metavar="STATE", help="Undo a switch, by its state file.")
-@click.option("--drop-old", type=_FILE, metavar="STATE", help="Drop what a switch kept.")
+@click.option(
+    "--drop-old", type=_FILE, metavar="STATE",
+    help="Drop what a switch kept, or what a restore made.",
+)  # fmt: skip
 @options.pass_session
 def command(session: Session, /, **given: Any) -> None:
     """Restore a pair, then reconcile it.
@@ -102,9 +106,7 @@ def command(session: Session, /, **given: Any) -> None:
     """
     asked = Asked(**given)
     if asked.go_back or asked.drop_old:
-        from vbackup.cli import switching
-
-        switching.run(session, asked)
+        after_switch(session, asked)
         return
     _restore(session, asked)
 
@@ -121,6 +123,7 @@ def _restore(session: Session, asked: Asked) -> None:
         ) as restore,
         ExitStack() as reading,
     ):
+        restore.state_directory = state_directory(session)
         wanted = _options(asked)
         backup_id = restore.repository.resolve(asked.backup, at=asked.at)
         reading.enter_context(session.reading(restore.repository, backup_id))
@@ -154,18 +157,25 @@ def _options(asked: Asked) -> RestoreOptions:
 
 
 def _run(session: Session, asked: Asked, restore: Restore, plan: RestorePlan) -> Done:
-    wanted = _options(asked)
-    if not plan.in_place:
-        return Done(restore.run(plan, wanted))
-    from vbackup.engine.inplace import InPlaceRestore
+    from vbackup.engine.inplace import BesideRestore, InPlaceRestore
 
-    live = plan.manifest.postgres.facts.database
-    beside = session.settings.path.parent.absolute()
+    wanted = _options(asked)
+    directory, again = state_directory(session), command_again(session, asked)
     with wiring.switch(
         session.config, session.reporter, session.clock, dsn=asked.postgres, url=asked.qdrant
     ) as switch:
-        switched = InPlaceRestore(restore, switch, live, beside).run(plan, wanted)
-    return Done(switched.restored, switched)
+        if plan.in_place:
+            live = plan.manifest.postgres.facts.database
+            switched = InPlaceRestore(restore, switch, live, directory, again).run(plan, wanted)
+            return Done(switched.restored, switched)
+        beside = BesideRestore(restore, switch, directory, again)
+        file = beside.begin(plan)
+        result = beside.run(plan, wanted, file)
+        if asked.database is None and asked.collection_suffix is None:
+            return Done(result, beside=file)
+        # Names that somebody chose are going to be used.
+        file.remove()
+        return Done(result)
 
 
 def _report(session: Session, asked: Asked, done: Done) -> None:

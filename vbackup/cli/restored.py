@@ -15,14 +15,17 @@ if TYPE_CHECKING:
     from vbackup.engine.inplace import InPlaceResult
     from vbackup.engine.restore import RestoreResult
     from vbackup.engine.restoreplan import RestorePlan
+    from vbackup.engine.switchstate import StateFile
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A restore that ended; `switch` when it took the live names."""
+    """A restore that ended; `switch` when it took the live names, `beside` when it stands beside
+    the live pair under names that vbackup chose."""
 
     result: RestoreResult
     switch: InPlaceResult | None = None
+    beside: StateFile | None = None
 
 
 def plan_document(plan: RestorePlan) -> dict[str, object]:
@@ -77,12 +80,14 @@ def restore_document(done: Done, reembed_file: Path | None) -> dict[str, object]
     }
     if switch:
         document["switch"] = {
-            "state": switch.state_file,
+            "state": switch.file.path,
             "kept_database": switch.state.kept_database,
             "kept_collections": switch.state.collections,
-            "go_back": _go_back(switch),
-            "drop_old": _drop_old(switch),
+            "go_back": switch.file.go_back,
+            "drop_old": switch.file.drop_old,
         }
+    if done.beside:
+        document["beside"] = {"state": done.beside.path, "drop_old": done.beside.drop_old}
     return document
 
 
@@ -101,8 +106,11 @@ def render_result(screen: Screen, done: Done, reembed_file: Path | None) -> None
         screen.line(f"warning: {warning}", "yellow")
     if done.switch:
         screen.line()
-        screen.line(f"to go back:          {_go_back(done.switch)}")
-        screen.line(f"to drop the old one: {_drop_old(done.switch)}")
+        screen.line(f"to go back:          {done.switch.file.go_back}")
+        screen.line(f"to drop the old one: {done.switch.file.drop_old}")
+    if done.beside:
+        screen.line()
+        screen.line(f"to drop it again: {done.beside.drop_old}")
 
 
 def _collections(result: RestoreResult) -> list[tuple[str, object]]:
@@ -125,11 +133,3 @@ def _reasons(result: RestoreResult) -> dict[str, int]:
     for line in result.applied.reembed:
         counts[line.reason] = counts.get(line.reason, 0) + 1
     return counts
-
-
-def _go_back(switch: InPlaceResult) -> str:
-    return f"vbackup restore --go-back {switch.state_file} --yes"
-
-
-def _drop_old(switch: InPlaceResult) -> str:
-    return f"vbackup restore --drop-old {switch.state_file} --yes"

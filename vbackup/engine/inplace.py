@@ -13,17 +13,69 @@ from pathlib import Path
 from vbackup.engine.apply import Applied
 from vbackup.engine.restore import Restore, RestoreResult
 from vbackup.engine.restoreplan import RestoreOptions, RestorePlan
-from vbackup.engine.switch import Switch, SwitchState
+from vbackup.engine.switch import Switch
+from vbackup.engine.switchstate import StateFile, SwitchState
 from vbackup.errors import Failed, Interrupted, Refused, VbackupError
 
 
 @dataclass(frozen=True, slots=True)
 class InPlaceResult:
-    """What is live now (`restored`), and how to go back (`state`, saved at `state_file`)."""
+    """What is live now (`restored`), and the file that knows how to go back."""
 
     restored: RestoreResult
-    state: SwitchState
-    state_file: Path
+    file: StateFile
+
+    @property
+    def state(self) -> SwitchState:
+        """What was switched."""
+        return self.file.state
+
+
+@dataclass(frozen=True, slots=True)
+class BesideRestore:
+    """Restores beside the live pair. What it makes is in a state file before it is made, so that
+    `--drop-old` can take it away after a kill, or when nobody wants to look at it any more.
+
+    `command` is what a person types before `--drop-old` and `--go-back`."""
+
+    restore: Restore
+    switch: Switch
+    state_directory: Path
+    command: str = "vbackup restore"
+
+    def begin(self, plan: RestorePlan, live: str | None = None) -> StateFile:
+        """Write down what is about to be made. Raises Refused when that is impossible."""
+        postgres, qdrant = self.switch.servers
+        state = SwitchState(
+            plan.manifest.id,
+            self.switch.clock.now(),
+            "restoring",
+            database=live,
+            restored_database=plan.database,
+            beside=tuple(plan.names.values()),
+            postgres=postgres if plan.database else "",
+            qdrant=qdrant if plan.names else "",
+        )
+        return StateFile.begin(self.state_directory, state, self.command)
+
+    def run(self, plan: RestorePlan, options: RestoreOptions, file: StateFile) -> RestoreResult:
+        """Restore. A failure takes everything away again, or says how to do that later."""
+        try:
+            result = self.restore.run(plan, options)
+        except BaseException:
+            with suppress(OSError):
+                self._settle(file, left=self.restore.left_behind)
+            raise
+        file.note(phase="restored")
+        return result
+
+    def _settle(self, file: StateFile, *, left: bool) -> None:
+        if not left:
+            file.remove()
+            return
+        self.switch.reporter.warn(
+            "something is left; when the servers answer again, drop it", command=file.drop_old
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,71 +86,60 @@ class InPlaceRestore:
     switch: Switch
     database: str
     state_directory: Path
+    command: str = "vbackup restore"
 
     def run(self, plan: RestorePlan, options: RestoreOptions) -> InPlaceResult:
         """Raises Refused when the restored pair is not clean: the live one is untouched then."""
         started = self.switch.clock.monotonic()
-        beside = self.restore.run(plan, options)
+        live = self.database if plan.database else None
+        first = BesideRestore(self.restore, self.switch, self.state_directory, self.command)
+        file = first.begin(plan, live)
+        beside = first.run(plan, options, file)
         if not beside.clean and not options.force:
             raise Refused(
                 f"the pair restored from {plan.manifest.id} has drift; the live pair was not"
                 " touched",
-                hint=f"look at {_names(plan)}; --force switches all the same",
+                hint=f"look at {_names(plan)}; --force switches all the same;"
+                f" to drop it: {file.drop_old}",
             )
-        state, state_file = self._begin(plan, options)
+        self._begin(plan, options, file)
         try:
-            result = self._fill(plan, state.database)
+            result = self._fill(plan, live)
+            file.note(phase="switched")
         except BaseException as error:
-            raise _half_way(error, state_file) from error
+            raise _half_way(error, file) from error
         self.restore.renew_cache(plan, result)
         self._drop_beside(plan)
         result.warnings[:0] = beside.warnings
         result.rto_seconds = self.switch.clock.monotonic() - started
-        return InPlaceResult(result, state, state_file)
+        return InPlaceResult(result, file)
 
-    def _begin(self, plan: RestorePlan, options: RestoreOptions) -> tuple[SwitchState, Path]:
+    def _begin(self, plan: RestorePlan, options: RestoreOptions, file: StateFile) -> None:
         """Copy the live collections aside and switch the database. A failure that left the live
         pair as it was takes everything away again."""
-        live = self.database if plan.database else None
-        state = SwitchState(
-            plan.manifest.id,
-            self.switch.clock.now(),
-            restored_database=plan.database,
-            beside=tuple(plan.names.values()),
-        )
-        began = False
         try:
-            state = self.switch.plan(plan.manifest.id, live, plan.database, plan.names)
-            state_file = self._state_file(state)
-            self.switch.keep(state)
-            state.save(state_file)
-            began = True
-            self.switch.swap_database(state)
+            file.note(**self.switch.plan(file.state, plan.names))
+            self.switch.keep(file.state)
+            file.note(phase="switching")
+            self.switch.swap_database(file.state)
         except BaseException as error:
-            if began and self._perhaps_swapped(state):
-                raise _half_way(error, state_file) from error
+            if file.state.phase == "switching" and self._perhaps_swapped(file.state):
+                raise _half_way(error, file) from error
             if not options.keep_failed:
-                self._abandon(state)
+                self._abandon(file)
             raise
-        return state, state_file
 
-    def _abandon(self, state: SwitchState) -> None:
+    def _abandon(self, file: StateFile) -> None:
         """Take away what the switch made; while a server is gone, say how to do it later."""
-        state_file = self._state_file(state)
         with suppress(OSError):
-            if self.switch.abandon(state):
-                state_file.unlink(missing_ok=True)
+            if self.switch.abandon(file.state):
+                file.remove()
                 return
             # Nothing live was changed: all that is left is to be dropped.
-            left = replace(state, kept_database=state.restored_database, went_back=True)
-            replace(left, restored_database=None).save(state_file)
+            file.note(phase="keeping")
             self.switch.reporter.warn(
-                "something is left; when the servers answer again, drop it",
-                command=f"vbackup restore --drop-old {state_file} --yes",
+                "something is left; when the servers answer again, drop it", command=file.drop_old
             )
-
-    def _state_file(self, state: SwitchState) -> Path:
-        return self.state_directory / f"vbackup-switch-{state.at:%Y%m%dT%H%M%S}.json"
 
     def _perhaps_swapped(self, state: SwitchState) -> bool:
         """Whether the live database may be another one now; so when nobody can tell."""
@@ -128,9 +169,9 @@ class InPlaceRestore:
                     self.switch.reporter.warn("could not clean up", reason=error.message)
 
 
-def _half_way(error: BaseException, state_file: Path) -> VbackupError:
+def _half_way(error: BaseException, file: StateFile) -> VbackupError:
     """What is certain is the way back, whatever went wrong."""
-    hint = f"go back with: vbackup restore --go-back {state_file} --yes"
+    hint = f"go back with: {file.go_back}"
     if isinstance(error, (KeyboardInterrupt, Interrupted)):
         return Interrupted("the switch was stopped half way", hint=hint)
     message = error.message if isinstance(error, VbackupError) else str(error) or repr(error)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,13 +19,17 @@ from vbackup.engine.reconcile import ReconcileResult, reconcile_restored
 from vbackup.engine.renamed import RenamedPoints
 from vbackup.engine.restoreplan import RestoreOptions, RestorePlan, plan_restore
 from vbackup.engine.stopping import StopSwitch
+from vbackup.engine.switchstate import left_by_restores
 from vbackup.engine.vectors import OpenVectors, VectorPair
-from vbackup.errors import Refused, VbackupError
+from vbackup.errors import Refused, Unreachable, VbackupError
 from vbackup.model.blocks import Point
 from vbackup.model.link import Link
 from vbackup.model.manifest import Artifact, CollectionPart, Manifest
 from vbackup.model.patch import PatchLine, Reembed, decode
 from vbackup.ports import Cache, Clock, PointTarget, RecordTarget, Reporter, Repository
+
+TRIES = 9
+_TAKEN = "exists already"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,8 @@ class Restore:
     stop: StopSwitch = field(default_factory=StopSwitch)
     cache: Cache | None = None
     vectors: OpenVectors | None = None
+    state_directory: Path | None = None
+    left_behind: bool = False
 
     def plan(self, backup_id: str, options: RestoreOptions) -> RestorePlan:
         """The plan, checked against the target servers. Nothing is changed.
@@ -80,24 +87,36 @@ class Restore:
         manifest = self.repository.load(backup_id)
         plan = plan_restore(manifest, options)
         problems = self._preflight(plan)
+        for number in range(2, TRIES + 1):
+            # A pair that somebody looks at beside the live one must not stand in the way.
+            if not (options.in_place and any(_TAKEN in problem for problem in problems)):
+                break
+            plan = plan_restore(manifest, options, number)
+            problems = self._preflight(plan)
         if problems:
-            advice = "nothing was changed; see vbackup restore --plan"
-            if any("exists already" in problem for problem in problems):
-                advice = (
-                    "drop what an earlier restore left under these names, or choose others with"
-                    " --database and --collection-suffix"
-                )
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
             raise Refused(
                 f"the restore of {manifest.id} cannot start: {problems[0]}{more}",
-                hint="; ".join([*problems[1:], advice]),
+                hint="; ".join([*problems[1:], self._advice(plan, problems)]),
             )
         if plan.names and not options.force:
             guard(manifest, self._patch(manifest))
         return plan
 
+    def _advice(self, plan: RestorePlan, problems: list[str]) -> str:
+        if not any(_TAKEN in problem for problem in problems):
+            return "nothing was changed; see vbackup restore --plan"
+        others = "choose others with --database and --collection-suffix"
+        made = [plan.database or "", *plan.names.values()]
+        left = list(left_by_restores(self.state_directory, made)) if self.state_directory else []
+        if not left:
+            return f"drop what an earlier restore left under these names, or {others}"
+        commands = " and ".join(f"--drop-old {path}" for path in left)
+        return f"vbackup restore {commands} drops what an earlier restore made, or {others}"
+
     def run(self, plan: RestorePlan, options: RestoreOptions) -> RestoreResult:
-        """Restore by the plan. What it created is dropped again when it fails."""
+        """Restore by the plan. What it created is dropped again when it fails; `left_behind`
+        says whether something could not be."""
         started = self.clock.monotonic()
         result = RestoreResult(plan, Applied(), None, 0.0)
         undo: list[Callable[[], None]] = []
@@ -122,6 +141,7 @@ class Restore:
         except BaseException:
             if not options.keep_failed:
                 self._undo(undo)
+            self.left_behind = bool(undo)
             raise
         if plan.takes_live_names:
             self.renew_cache(plan, result)
@@ -174,8 +194,8 @@ class Restore:
         if plan.database is None or self.records is None:
             return
         records, database, part = self.records, plan.database, plan.manifest.postgres
-        records.prepare(part, database)
-        undo.append(lambda: records.drop(database))
+        with _created(undo, lambda: records.drop(database)):
+            records.prepare(part, database)
         result.warnings += records.load(
             part, database, lambda dump: self._read(dump.artifact), self.reporter
         )
@@ -189,8 +209,8 @@ class Restore:
         if self.points is None:
             return
         points = self.points
-        points.create(part, name)
-        undo.append(lambda: points.drop(name))
+        with _created(undo, lambda: points.drop(name)):
+            points.create(part, name)
         points.recover(part, name, self._read, self.reporter)
 
     def _read(self, artifact: Artifact) -> Iterator[bytes]:
@@ -324,3 +344,16 @@ class Restore:
                     self.reporter.warn("could not clean up", reason=error.message)
                 continue
             undo.remove(action)
+
+
+@contextmanager
+def _created(undo: list[Callable[[], None]], drop: Callable[[], None]) -> Iterator[None]:
+    """Whatever is created in here is dropped by `undo`, also when a server that died never said
+    whether it had. Nothing of that name was there before; what somebody else made meanwhile is
+    refused as AlreadyExists, and is not ours to drop."""
+    try:
+        yield
+    except Unreachable:
+        undo.append(drop)
+        raise
+    undo.append(drop)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from vbackup.errors import NotFound, Refused
 from vbackup.model.manifest import CollectionPart, Manifest
-from vbackup.model.names import database_copy, restored_suffix
+from vbackup.model.names import collection_copy, database_copy, restored_suffix
 
 Side = Literal["postgres", "qdrant"]
 
@@ -57,10 +57,10 @@ class RestorePlan:
         return [part for part in found if part.name in self.names]
 
 
-def plan_restore(manifest: Manifest, options: RestoreOptions) -> RestorePlan:
-    """Decide names and steps. Raises NotFound for an unknown collection, Refused for a request
-    that contradicts itself."""
-    beside = restored_suffix(manifest.id)
+def plan_restore(manifest: Manifest, options: RestoreOptions, number: int = 1) -> RestorePlan:
+    """Decide names and steps; `number` tells restores of one backup apart. Raises NotFound for
+    an unknown collection, Refused for a request that contradicts itself."""
+    beside = restored_suffix(manifest.id, number)
     if options.in_place and (options.database or options.collection_suffix is not None):
         raise Refused(
             "--in-place restores to the live names; --database and --collection-suffix name others",
@@ -69,14 +69,14 @@ def plan_restore(manifest: Manifest, options: RestoreOptions) -> RestorePlan:
     database: str | None = None
     if options.only != "qdrant":
         database = options.database or database_copy(manifest.postgres.facts.database, beside)
-    suffix = options.collection_suffix
-    suffix = beside if suffix is None else suffix
-    names = _names(manifest, options, suffix) if options.only != "postgres" else {}
+    names = _names(manifest, options, beside)
+    if options.only == "postgres":
+        names = {}
     plan = RestorePlan(manifest, database, names, options.in_place, ())
     return RestorePlan(manifest, database, names, options.in_place, tuple(_steps(plan)))
 
 
-def _names(manifest: Manifest, options: RestoreOptions, suffix: str) -> dict[str, str]:
+def _names(manifest: Manifest, options: RestoreOptions, beside: str) -> dict[str, str]:
     known = [part.name for part in manifest.qdrant.collections] if manifest.qdrant else []
     unknown = [name for name in options.collections if name not in known]
     if unknown:
@@ -84,7 +84,10 @@ def _names(manifest: Manifest, options: RestoreOptions, suffix: str) -> dict[str
             f"backup {manifest.id} has no collection {unknown[0]!r}",
             hint=f"it has: {', '.join(known) or 'none'}",
         )
-    return {name: name + suffix for name in options.collections or known}
+    wanted, suffix = options.collections or known, options.collection_suffix
+    if suffix is not None:
+        return {name: name + suffix for name in wanted}
+    return {name: collection_copy(name, beside) for name in wanted}
 
 
 def _steps(plan: RestorePlan) -> list[PlanStep]:

@@ -1,8 +1,8 @@
 """Put a proven restored pair in the place of the live one, with a way back.
 
 The live database is renamed, not dropped; each live collection is copied shard by shard to a
-name of its own before anything is written into it. A state file, written before the first
-change, says how to go back and what may be dropped once nobody wants to.
+name of its own before anything is written into it. The state (`engine.switchstate`) says how to
+go back and what may be dropped once nobody wants to.
 
 Order: copies of the live collections, then the database (one rename), then the collections.
 Between the last two the application sees the restored rows with the old points: stop the
@@ -13,58 +13,24 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-import msgspec
-
 from vbackup.engine.cuts import ShardCuts, follow
-from vbackup.errors import Failed, NotFound, Refused, Usage, VbackupError
+from vbackup.engine.switchstate import BESIDE, HALF_WAY, SwitchState
+from vbackup.errors import Failed, NotFound, Refused, VbackupError
 from vbackup.model.manifest import Artifact, CollectionPart, ShardPart
-from vbackup.model.names import database_copy, kept_suffix
+from vbackup.model.names import collection_copy, database_copy, kept_suffix
 from vbackup.ports import Clock, PointTarget, RecordTarget, Reporter
 
 
 @dataclass(frozen=True, slots=True)
-class SwitchState:
-    """What a switch changes. `collections` maps live names to where their old points are kept,
-    None where there was no such collection before; `kept_database` is None when there was no
-    live database. `beside` are the collections that the proven pair was restored into."""
-
-    backup: str
-    at: datetime
-    database: str | None = None
-    kept_database: str | None = None
-    restored_database: str | None = None
-    collections: dict[str, str | None] = field(default_factory=dict)
-    beside: tuple[str, ...] = ()
-    went_back: bool = False
-
-    def save(self, path: Path) -> None:
-        """Write the state file."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n")
-
-    @classmethod
-    def load(cls, path: Path) -> SwitchState:
-        """Raises NotFound, Usage."""
-        try:
-            return msgspec.json.decode(path.read_bytes(), type=cls)
-        except FileNotFoundError as error:
-            raise NotFound(
-                f"no switch state at {path}",
-                hint="restore --in-place prints where it put the file",
-            ) from error
-        except msgspec.MsgspecError as error:
-            raise Usage(f"{path} is not a switch state: {error}") from error
-
-
-@dataclass(frozen=True, slots=True)
 class Switch:
-    """Moves pairs in and out of place on one PostgreSQL server and one Qdrant deployment."""
+    """Moves pairs in and out of place on one PostgreSQL server and one Qdrant deployment, which
+    `servers` names."""
 
     records: RecordTarget | None
     points: PointTarget | None
@@ -72,30 +38,29 @@ class Switch:
     settle_timeout: float
     reporter: Reporter
     clock: Clock
+    servers: tuple[str, str] = ("", "")
 
-    def plan(
-        self, backup: str, live: str | None, restored: str | None, names: Mapping[str, str]
-    ) -> SwitchState:
-        """The state of a switch that is about to begin. `names` are the live collections and
-        those that were restored beside them. What is kept gets names that nothing has."""
+    def plan(self, state: SwitchState, names: Iterable[str]) -> dict[str, object]:
+        """What a switch that is about to begin adds to its state. `names` are the live
+        collections. What is kept gets names that nothing has."""
+        live = state.database
         existing = [name for name in names if self.points and self.points.exists(name)]
         database = live if self.records and live and self.records.exists(live) else None
         at = self.clock.now()
         while self._taken(database, existing, kept_suffix(at)):
             at += timedelta(seconds=1)
         suffix = kept_suffix(at)
-        return SwitchState(
-            backup=backup,
-            at=at,
-            database=live,
-            kept_database=database_copy(database, suffix) if database else None,
-            restored_database=restored,
-            collections={name: name + suffix if name in existing else None for name in names},
-            beside=tuple(names.values()),
-        )
+        kept = {name: collection_copy(name, suffix) if name in existing else None for name in names}
+        return {
+            "phase": "keeping",
+            "kept_database": database_copy(database, suffix) if database else None,
+            "collections": kept,
+        }
 
     def _taken(self, database: str | None, collections: list[str], suffix: str) -> bool:
-        if self.points and any(self.points.exists(name + suffix) for name in collections):
+        if self.points and any(
+            self.points.exists(collection_copy(name, suffix)) for name in collections
+        ):
             return True
         kept = database_copy(database, suffix) if database else None
         return bool(self.records and kept and self.records.exists(kept))
@@ -125,18 +90,24 @@ class Switch:
             return self.records.exists(state.kept_database)
         return not self.records.exists(state.restored_database)
 
-    def go_back(self, state: SwitchState) -> SwitchState:
-        """Undo a switch, also one that stopped anywhere: the kept database and points take their
-        old names again; the restored database keeps the name it was restored under. Once more
-        after a failure does the rest. Returns what is kept now: the copies of the collections,
-        and the restored database in place of the old one.
-
-        Raises Refused when it went back already."""
-        if state.went_back:
+    def may_go_back(self, state: SwitchState, *, force: bool) -> None:
+        """Raises Refused where there is nothing to go back to."""
+        if state.phase == "went back":
             raise Refused(
                 f"this switch to {state.backup} was undone already",
                 hint="--drop-old drops what it left; what was written since would be lost",
             )
+        if state.phase in BESIDE:
+            raise Refused(
+                f"nothing live was changed by this restore of {state.backup}",
+                hint="there is nothing to go back to; --drop-old drops what it made",
+            )
+        self._same_servers(state, force)
+
+    def go_back(self, state: SwitchState) -> SwitchState:
+        """Undo a switch, also one that stopped anywhere: the kept database and points take their
+        old names again; the restored database keeps the name it was restored under. Once more
+        after a failure does the rest. Returns the state then."""
         self._database_back(state)
         for live, kept in state.collections.items():
             if kept is None:
@@ -146,12 +117,7 @@ class Switch:
             else:
                 with self.reporter.step(f"bring {live} back"):
                     self.copy(kept, live)
-        return replace(
-            state,
-            kept_database=state.restored_database,
-            restored_database=None,
-            went_back=True,
-        )
+        return replace(state, phase="went back")
 
     def _database_back(self, state: SwitchState) -> None:
         """What is under the live name now decides: the switch may have stopped before the
@@ -167,17 +133,47 @@ class Switch:
             elif self.records.exists(state.database):
                 self.records.reopen(state.database)
 
-    def drop_old(self, state: SwitchState) -> list[str]:
-        """Drop what was kept; returns what was dropped."""
+    def to_drop(self, state: SwitchState, *, force: bool) -> list[str]:
+        """The names that `drop_old` drops, the database first, "" for none.
+
+        Raises Refused half way: what is to be dropped is then the only copy of what was live."""
+        self._same_servers(state, force)
+        if state.phase in HALF_WAY and not force:
+            what = "way back from" if state.phase == "going back" else "switch to"
+            raise Refused(
+                f"the {what} {state.backup} has not come to its end: the copies may be all that is"
+                " left of the live pair",
+                hint="first --go-back with the same file; --force drops them all the same",
+            )
+        database = state.restored_database
+        if state.phase == "switched" or (state.phase in HALF_WAY and self.swapped(state)):
+            database = state.kept_database
+        return [database or "", *state.copies]
+
+    def drop_old(self, state: SwitchState, *, force: bool = False) -> list[str]:
+        """Drop what is not live; returns what was dropped. Raises Refused like `to_drop`."""
+        database, *copies = self.to_drop(state, force=force)
         dropped: list[str] = []
-        if self.records and state.kept_database and self.records.exists(state.kept_database):
-            self.records.drop(state.kept_database)
-            dropped.append(f"database {state.kept_database}")
-        for kept in (*state.collections.values(), *state.beside):
-            if self.points and kept is not None and self.points.exists(kept):
-                self.points.drop(kept)
-                dropped.append(f"collection {kept}")
+        if self.records and state.phase == "keeping" and state.kept_database and state.database:
+            self.records.reopen(state.database)
+        if self.records and database and self.records.exists(database):
+            self.records.drop(database)
+            dropped.append(f"database {database}")
+        for name in copies:
+            if self.points and self.points.exists(name):
+                self.points.drop(name)
+                dropped.append(f"collection {name}")
         return dropped
+
+    def _same_servers(self, state: SwitchState, force: bool) -> None:
+        """A name that is a copy there may be the live one here."""
+        for then, now in zip((state.postgres, state.qdrant), self.servers, strict=True):
+            if then and now and then != now and not force:
+                raise Refused(
+                    f"this was done on {then}, not on {now}",
+                    hint="name the servers as then, with --postgres and --qdrant; --force when"
+                    " it is the same server",
+                )
 
     def abandon(self, state: SwitchState) -> bool:
         """Take away a switch that has changed nothing live: copies and the restored pair.
@@ -187,8 +183,8 @@ class Switch:
             gone &= self._try(partial(self.records.reopen, state.database))
         if self.records and state.restored_database:
             gone &= self._try(partial(self.records.drop, state.restored_database))
-        for name in (*state.collections.values(), *state.beside):
-            if self.points and name is not None:
+        for name in state.copies:
+            if self.points:
                 gone &= self._try(partial(self.points.drop, name))
         return gone
 
