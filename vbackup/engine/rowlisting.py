@@ -19,7 +19,8 @@ from vbackup.model.link import Link
 from vbackup.ports import RowReader
 
 READ_BLOCK = 1 << 20
-_encoder = msgspec.json.Encoder()
+# Columns of numbers and of UUIDs are stored as the texts that they read like.
+_encoder = msgspec.json.Encoder(enc_hook=list)
 
 
 class _Line(msgspec.Struct):
