@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 
 import numpy as np
 
+from vbackup.errors import Damaged
 from vbackup.model.manifest import Artifact, Manifest
 from vbackup.repository.index import ChunkIndex
 from vbackup.repository.reader import ChunkReader
@@ -68,6 +70,18 @@ class Marks:
         """The packs of which more is in use than others, of the same index, use."""
         more = self._index.row_bytes(self._flags & ~others._flags)
         return {pack for pack, used in more.items() if used}
+
+
+def is_whole(
+    index: ChunkIndex, reader: ChunkReader, manifest: Manifest, gone: AbstractSet[bytes]
+) -> bool:
+    """Whether every chunk of a backup is in a pack that is not among these."""
+    marks = Marks(index, reader)
+    try:
+        marks.manifest(manifest)
+    except Damaged:
+        return False
+    return not marks.missing and not marks.packs() & gone
 
 
 def mark_all(index: ChunkIndex, reader: ChunkReader, manifests: Iterable[Manifest]) -> Marks:

@@ -6,18 +6,18 @@ the next prune finds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 
 from vbackup.config import RetentionConfig
-from vbackup.errors import Damaged, NotFound
-from vbackup.model.manifest import Manifest
+from vbackup.errors import Damaged, NotFound, VbackupError
+from vbackup.model.manifest import CheckRecord, Manifest
 from vbackup.ports import ObjectStore
 from vbackup.repository import listing, reading, retention
 from vbackup.repository import manifest as manifests
 from vbackup.repository.catalog import Catalog
-from vbackup.repository.marks import Marks
+from vbackup.repository.marks import Marks, is_whole
 from vbackup.repository.repository import Repository
 from vbackup.repository.retention import Decision
 from vbackup.repository.sweep import (
@@ -63,10 +63,10 @@ def prune(
 ) -> PruneReport:
     """Apply the policy, then sweep. Holds the `pruner` lease. Raises Locked."""
     options = options or PruneOptions()
-    with repository.lease("pruner"):
+    with repository.lease("pruner"), _under_lease(repository):
+        catalog = repository.load_catalog()
         claims = reading.readers(repository.store, repository.moment("pruner"))
-        decisions = retention.decide(repository.backups(), policy)
-        decisions = reading.spared(decisions, claims)
+        decisions = reading.spared(_decide(repository, catalog, policy), claims)
         report = PruneReport(options.dry_run, decisions)
         try:
             no_writers(repository)
@@ -74,12 +74,45 @@ def prune(
         except Deferred as reason:
             report.deferred = str(reason)
         going = _load(repository, [item.backup.id for item in decisions if not item.keep])
-        catalog = repository.load_catalog()
         gone = _referred(repository, catalog, going)
-        _remove_backups(repository.store, going, report)
+        _remove_backups(repository, going, report)
         if not report.deferred:
             _sweep(repository, catalog, gone, going, options, report)
     return report
+
+
+@contextmanager
+def _under_lease(repository: Repository) -> Iterator[None]:
+    """What a prune stumbles over that lost its lease on the way is that others went on."""
+    try:
+        yield
+    except VbackupError:
+        repository.confirm("pruner")
+        raise
+
+
+def _decide(repository: Repository, catalog: Catalog, policy: RetentionConfig) -> list[Decision]:
+    """The policy's decisions. A backup that lacks chunks is not good, whatever was found of it
+    before: nothing goes in its favour."""
+    backups = repository.backups()
+    while True:
+        decisions = retention.decide(backups, policy)
+        if all(item.keep for item in decisions):
+            return decisions
+        trusted = [item.backup.id for item in decisions if retention.LAST_GOOD in item.reasons]
+        bad = {name for name in trusted if not _whole(repository, catalog, name)}
+        if not bad:
+            return decisions
+        failed = CheckRecord("manifest", repository.clock.now(), ok=False)
+        backups = [replace(b, verified=failed) if b.id in bad else b for b in backups]
+
+
+def _whole(repository: Repository, catalog: Catalog, backup_id: str) -> bool:
+    try:
+        manifest = repository.load(backup_id)
+    except (Damaged, NotFound):
+        return False
+    return is_whole(catalog.index, repository.reader, manifest, catalog.missing)
 
 
 def _load(repository: Repository, ids: Sequence[str]) -> list[Manifest]:
@@ -99,14 +132,14 @@ def _referred(repository: Repository, catalog: Catalog, going: Sequence[Manifest
     return marks
 
 
-def _remove_backups(store: ObjectStore, going: Sequence[Manifest], report: PruneReport) -> None:
+def _remove_backups(repository: Repository, going: Sequence[Manifest], report: PruneReport) -> None:
     keys = {manifests.manifest_key(manifest.id): manifest.id for manifest in going}
     if report.dry_run:
         report.removed = list(keys.values())
         return
-    report.refused |= delete(store, keys)
+    report.refused |= delete(repository, keys)
     report.removed = [backup_id for key, backup_id in keys.items() if key not in report.refused]
-    report.refused |= delete(store, _beside_no_manifest(store))
+    report.refused |= delete(repository, _beside_no_manifest(repository.store))
 
 
 def _beside_no_manifest(store: ObjectStore) -> list[str]:

@@ -10,6 +10,9 @@ from datetime import UTC, datetime
 from vbackup.config import RetentionConfig
 from vbackup.model.manifest import BackupSummary
 
+LAST_GOOD = "last good backup"
+"""Why the newest of a set that was not found bad is kept in any case."""
+
 _PERIODS: tuple[tuple[str, Callable[[datetime], str]], ...] = (
     ("hourly", lambda at: at.strftime("%Y-%m-%d %H")),
     ("daily", lambda at: at.strftime("%Y-%m-%d")),
@@ -43,7 +46,7 @@ def decide(backups: Sequence[BackupSummary], policy: RetentionConfig) -> list[De
                 if reason not in reasons[backup.id]:
                     reasons[backup.id].append(reason)
         if good:
-            reasons[good[0].id].append("last good backup")
+            reasons[good[0].id].append(LAST_GOOD)
     return [_decision(backup, reasons[backup.id]) for backup in backups]
 
 

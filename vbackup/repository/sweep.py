@@ -19,7 +19,6 @@ from datetime import datetime, timedelta
 
 from vbackup.errors import Damaged, NotFound, Refused
 from vbackup.model.manifest import Manifest
-from vbackup.ports import ObjectStore
 from vbackup.repository import lease, listing, quarantine, reading, reindex
 from vbackup.repository.catalog import Catalog
 from vbackup.repository.lease import Claim
@@ -104,18 +103,20 @@ def live_readers(repository: Repository) -> list[Claim]:
     return found
 
 
-def delete(store: ObjectStore, keys: Iterable[str]) -> dict[str, str]:
-    """Delete objects; those that the store refuses to delete, with its reason."""
+def delete(repository: Repository, keys: Iterable[str]) -> dict[str, str]:
+    """Delete objects; those that the store refuses to delete, with its reason. Raises Locked when
+    the lease was lost: what was decided under it may be wrong by now."""
     refused: dict[str, str] = {}
     waiting = list(keys)
     for start in range(0, len(waiting), _BATCH):
         batch = waiting[start : start + _BATCH]
+        repository.confirm("pruner")
         try:
-            store.delete(batch)
+            repository.store.delete(batch)
         except Refused:
             for key in batch:  # One locked object must not keep the others.
                 try:
-                    store.delete([key])
+                    repository.store.delete([key])
                 except Refused as error:
                     refused[key] = str(error)
     return refused
@@ -168,16 +169,19 @@ class Sweep:
         unused = {pack for pack in stored if not used[pack]}
         since = quarantine.unused_packs(self._store, self._repository.seal)
         bad = self._catalog.damaged | self._catalog.missing
+        # A prune that was stopped on its way may come back to life and delete what it announced:
+        # nobody relies on those packs, and before the announcement goes they must be gone.
+        doomed = self._catalog.doomed & unused
         young = {
             pack
-            for pack in unused - freed - bad - since.keys()
+            for pack in unused - freed - bad - doomed - since.keys()
             if stored[pack].modified > now - timedelta(seconds=grace)
         }
         ended = {pack: min(at, now) for pack, at in since.items() if pack in stored}
         ended |= dict.fromkeys(unused - young - since.keys(), now)
         ended |= dict.fromkeys(freed & stored.keys(), now)
         limit = now - timedelta(seconds=delete_after)
-        waiting = {pack: at for pack, at in ended.items() if at > limit}
+        waiting = {pack: at for pack, at in ended.items() if at > limit and pack not in doomed}
         scanty = {pack for pack in stored if used[pack] < repack_below * sizes[pack]}
         again = (scanty | bad) & (stored.keys() - unused)
         again |= self._small(used, stored.keys() - unused - again)
@@ -217,6 +221,7 @@ class Sweep:
         quarantine.note_unused(self._store, self._repository.seal, {**plan.waiting, **spared})
         reindex.rewrite(self._store, self._repository.seal, self._catalog, without=victims)
         refused = self._delete_packs(victims)
+        self._repository.confirm("pruner")
         quarantine.forget_doomed(self._store)
         result = plan.result()
         gone = sum(plan.sizes[pack] for pack in victims if pack_key(pack) not in refused)
@@ -234,7 +239,7 @@ class Sweep:
         return self._marks.packs() | self._being_read()
 
     def _delete_packs(self, victims: set[bytes]) -> dict[str, str]:
-        refused = delete(self._store, map(pack_key, victims))
+        refused = delete(self._repository, map(pack_key, victims))
         stay = {pack for pack in victims if pack_key(pack) in refused}
         reindex.index_packs(self._store, self._repository.seal, stay)
         quarantine.forget_damaged(self._store, victims - stay)

@@ -11,16 +11,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from vbackup.errors import AlreadyExists, Damaged, Failed, NotFound, VbackupError
+from vbackup.errors import AlreadyExists, Damaged, Failed, Locked, NotFound, VbackupError
 from vbackup.model.manifest import Artifact, Manifest, Statistics
 from vbackup.ports import Buffer, Clock, ObjectStore, Step
+from vbackup.repository import catalog
 from vbackup.repository import manifest as manifests
 from vbackup.repository.chunker import Chunker, Window
 from vbackup.repository.codec import Compression, Seal
 from vbackup.repository.index import ChunkIndex
 from vbackup.repository.keys import ChunkHasher
 from vbackup.repository.lease import Lease
+from vbackup.repository.marks import is_whole
 from vbackup.repository.packs import Entries, pack_key, seal_chunk, stored_packs
+from vbackup.repository.reader import ChunkReader
 from vbackup.repository.recipe import Piece, RecipeWriter
 from vbackup.repository.uploader import PackUploader
 
@@ -204,10 +207,23 @@ class Writer:
         try:
             if self._stored(key) != data:
                 raise Damaged(f"the manifest of {self._id} was not stored as it was written")
-            parts.lease.confirm()
+            self._confirm_published(manifest)
         except VbackupError:
             parts.store.delete([key])
             raise
+
+    def _confirm_published(self, manifest: Manifest) -> None:
+        """The lease still held, or the backup whole all the same. A prune may have taken it for
+        the newest and removed others: then it must not go for the lease alone. One that read the
+        manifests before this one was there has announced what it deletes, or is done with it."""
+        try:
+            self._parts.lease.confirm()
+        except Locked:
+            parts = self._parts
+            found = catalog.load_for_writing(parts.store, parts.seal)
+            reader = ChunkReader(parts.store, parts.seal, parts.hasher, lambda: found.index)
+            if not is_whole(found.index, reader, manifest, found.missing | found.doomed):
+                raise
 
     def _stored(self, key: str) -> bytes | None:
         try:

@@ -7,139 +7,20 @@ nothing behind. VBACKUP_SEED and VBACKUP_KILLS change the random part.
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import os
 import random
-import shutil
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from vbackup.clock import SystemClock
-from vbackup.config import RetentionConfig
-from vbackup.repository import index as index_objects
-from vbackup.repository.check import verify
-from vbackup.repository.prune import PruneOptions, prune
-from vbackup.repository.repository import Repository
-from vbackup.storage.directory import DirectoryStore
+from tests.torture.repository.survival import BACKUP, PRUNE, Victims, copy, stays_whole
 
 pytestmark = pytest.mark.torture
 
-VICTIM = Path(__file__).with_name("victim.py")
-ALL = RetentionConfig(keep_last=99)
 SEED = int(os.environ.get("VBACKUP_SEED", "20261123"))
 KILLS = int(os.environ.get("VBACKUP_KILLS", "300"))
-
-spec = importlib.util.spec_from_file_location("victim", VICTIM)
-assert spec is not None
-assert spec.loader is not None
-victim = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(victim)
-
-
-class Victims:
-    """Talks to the process that forks victims."""
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, str(VICTIM)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def __call__(self, root: Path, action: str, **more: Any) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        print(json.dumps({"root": str(root), "action": action, **more}), file=self._process.stdin)
-        self._process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
-        return answer
-
-    def close(self) -> None:
-        self._process.communicate()
-
-
-@pytest.fixture(scope="module")
-def victims() -> Iterator[Victims]:
-    found = Victims()
-    yield found
-    found.close()
-
-
-@pytest.fixture
-def start(victims: Victims, tmp_path: Path) -> Path:
-    """A repository with three backups."""
-    root = tmp_path / "start"
-    assert victims(root, "create")["ended"] == 0
-    for own in range(3):
-        assert victims(root, "backup", own=own)["ended"] == 0
-    return root
-
-
-def copy(start: Path, name: str) -> Path:
-    root = start.with_name(name)
-    shutil.copytree(start, root)
-    return root
-
-
-def opened(root: Path) -> Repository:
-    found: Repository = victim.opened(DirectoryStore(root, SystemClock()))
-    return found
-
-
-def contents(repository: Repository, name: str) -> dict[str, bytes]:
-    artifacts = repository.load(name).artifacts()
-    return {artifact.name: b"".join(repository.read(artifact)) for artifact in artifacts}
-
-
-def stays_whole(root: Path, at_least: set[str]) -> None:
-    listed = {summary.id for summary in opened(root).backups()}
-    assert listed >= at_least
-    for name in listed:
-        assert verify(opened(root), name, level="chunks").ok
-        assert contents(opened(root), name) == victim.streams(int(name[1:]))
-
-    next_one = victim.back_up(opened(root), 99).statistics
-    assert next_one.chunks_reused > 0
-    assert contents(opened(root), "b99") == victim.streams(99)
-
-    prune(opened(root), ALL, PruneOptions(grace=0, repack_below=0))
-    no_garbage(root)
-    assert {summary.id for summary in opened(root).backups()} == listed | {"b99"}
-    shutil.rmtree(root)
-
-
-def no_garbage(root: Path) -> None:
-    """Exactly the packs that backups need are stored, indexed once; nothing else lies about."""
-    repository = opened(root)
-    used = {
-        place.pack
-        for summary in repository.backups()
-        for artifact in repository.load(summary.id).artifacts()
-        for chunk in chunks(repository, artifact)
-        for place in repository.reader.places(chunk)
-    }
-    store = repository.store
-    keys = [stat.key for stat in store.scan(index_objects.PREFIX)]
-    indexed = {
-        pack for key in keys for pack, _, _ in index_objects.read(store, repository.seal, key)
-    }
-    assert set(repository.load_catalog().stored) == used == indexed
-    names = {stat.key.split("/")[0] for stat in store.scan()}
-    assert names == {"vbackup.json", "packs", "index", "backups"}
-
-
-def chunks(repository: Repository, artifact: Any) -> list[bytes]:
-    recipe: list[bytes] = [bytes.fromhex(root) for root in artifact.root]
-    content = [piece.chunk for piece in repository.reader.pieces(artifact, recipe.append)]
-    return recipe + content
-
-
-BACKUP: dict[str, Any] = {"action": "backup", "own": 7}
-PRUNE: dict[str, Any] = {"action": "prune", "keep": 1, "repack": 0.9}
 
 
 def survivors(command: dict[str, Any]) -> set[str]:
@@ -167,7 +48,8 @@ def killed_at(victims: Victims, start: Path, command: dict[str, Any], *, step: i
     for at in range(1, whole["operations"] + 1, step):
         root = copy(start, f"at-{at}")
         # Uploads race each other: a run may have an operation less, and survive.
-        assert victims(root, **command, at=at)["ended"] in {-9, 0}
+        died = victims(root, **command, at=at)
+        assert (died["ended"], died.get("error")) in {(-9, None), (0, None)}
         stays_whole(root, survivors(command))
 
 
@@ -182,7 +64,8 @@ def random_instants(victims: Victims, start: Path, count: int) -> None:
         after = rng.uniform(0.001, seconds[command["action"]])
         sys.stderr.write(f"seed {SEED}, kill {number}: {command} after {after:.6f} s\n")
         root = copy(start, f"instant-{number}")
-        assert victims(root, **command, after=after)["ended"] in {-14, 0}
+        died = victims(root, **command, after=after)
+        assert (died["ended"], died.get("error")) in {(-14, None), (0, None)}
         stays_whole(root, survivors(command))
 
 

@@ -1,9 +1,10 @@
-"""Runs repository operations in processes of their own that end abruptly.
+"""Runs repository operations in processes of their own that end abruptly, or are stopped.
 
 One JSON command a line on stdin, one answer a line on stdout. Every command is carried out by a
 fork of this process, which has done nothing but import, so a run costs milliseconds. `at` kills
-it with SIGKILL right before that store operation; `after` ends it after so many seconds, by a
-timer whose signal nobody handles.
+it with SIGKILL right before that store operation, `stop_at` stops it there with SIGSTOP until
+the action `continue` or `kill`; `after` ends it after so many seconds, by a timer whose signal
+nobody handles. The action `together` runs several commands at once.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 
 from vbackup.clock import SystemClock
 from vbackup.config import RetentionConfig
-from vbackup.errors import VbackupError
+from vbackup.errors import Failed, VbackupError
 from vbackup.model.manifest import (
     Artifact,
     DatabaseFacts,
@@ -45,17 +46,24 @@ PASSPHRASE = "a passphrase"
 
 
 class Countdown:
-    """A store in a directory that kills its process at one operation, or counts them."""
+    """A store in a directory that kills or stops its process at one operation, or counts them.
+    `changes` are the operations that write or delete."""
 
-    def __init__(self, root: Path, at: int | None) -> None:
+    def __init__(self, root: Path, at: int | None, stop_at: int | None = None) -> None:
         self._inner = DirectoryStore(root, SystemClock())
         self._at = at
+        self._stop_at = stop_at
         self.operations = 0
+        self.changes: list[int] = []
 
-    def _tick(self) -> None:
+    def _tick(self, *, changes: bool = False) -> None:
         self.operations += 1
+        if changes:
+            self.changes.append(self.operations)
         if self.operations == self._at:
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.operations == self._stop_at:
+            os.kill(os.getpid(), signal.SIGSTOP)
 
     @property
     def conditional(self) -> bool:
@@ -66,7 +74,7 @@ class Countdown:
         return self._inner.location
 
     def put(self, key: str, data: Buffer, *, if_absent: bool = False) -> None:
-        self._tick()
+        self._tick(changes=True)
         self._inner.put(key, data, if_absent=if_absent)
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
@@ -83,7 +91,7 @@ class Countdown:
 
     def delete(self, keys: Iterable[str]) -> None:
         for key in keys:
-            self._tick()
+            self._tick(changes=True)
             self._inner.delete([key])
 
 
@@ -101,8 +109,13 @@ def streams(own: int) -> dict[str, bytes]:
     }
 
 
-def back_up(repository: Repository, own: int) -> Manifest:
-    name = f"b{own}"
+def own_of(name: str) -> int:
+    """The number of a backup's content: `b7` and `b7-again` hold the same."""
+    return int(name[1:].partition("-")[0])
+
+
+def back_up(repository: Repository, own: int, *, again: bool = False) -> Manifest:
+    name = f"b{own}-again" if again else f"b{own}"
     writer = repository.begin(name)
     artifacts = [writer.add(label, [data]) for label, data in streams(own).items()]
     return writer.publish(manifest(name, artifacts))
@@ -126,11 +139,23 @@ def manifest(name: str, artifacts: list[Artifact]) -> Manifest:
     )
 
 
+def read(repository: Repository, own: int) -> None:
+    """A restore: the lease, the manifest, every byte."""
+    with repository.reading(f"b{own}") as problem:
+        if problem:
+            raise Failed(problem)
+        for artifact in repository.load(f"b{own}").artifacts():
+            if b"".join(repository.read(artifact)) != streams(own)[artifact.name]:
+                raise RuntimeError(f"{artifact.name} of b{own} came back wrong")
+
+
 def carry_out(command: dict[str, Any], store: Countdown) -> None:
     if command["action"] == "create":
         Repository.create(store, passphrase=PASSPHRASE, options=OPTIONS)
     elif command["action"] == "backup":
-        back_up(opened(store), command["own"])
+        back_up(opened(store), command["own"], again=command.get("again", False))
+    elif command["action"] == "read":
+        read(opened(store), command["own"])
     else:
         keep = RetentionConfig(
             keep_last=command["keep"], keep_daily=0, keep_weekly=0, keep_monthly=0
@@ -140,44 +165,72 @@ def carry_out(command: dict[str, Any], store: Countdown) -> None:
 
 def run(command: dict[str, Any], answer: int) -> None:
     """In the forked process: it says how many operations there were, unless it dies first."""
-    store = Countdown(Path(command["root"]), command.get("at"))
+    store = Countdown(Path(command["root"]), command.get("at"), command.get("stop_at"))
     if command.get("after"):
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, command["after"])
     started = time.monotonic()
-    carry_out(command, store)
-    done = {"operations": store.operations, "seconds": time.monotonic() - started}
-    os.write(answer, json.dumps(done).encode())
-
-
-def attempt(command: dict[str, Any], answer: int) -> int:
-    """The exit code; a failure is shown, since nobody waits for its exception."""
+    said: dict[str, Any] = {"error": None}
     try:
-        run(command, answer)
-    except VbackupError:
-        traceback.print_exc()
-        return 1
-    return 0
+        carry_out(command, store)
+    except VbackupError as error:
+        said["error"] = type(error).__name__
+        if command.get("loud", True):  # Nobody waits for its exception.
+            traceback.print_exc()
+    said["operations"], said["changes"] = store.operations, store.changes
+    said["seconds"] = time.monotonic() - started
+    os.write(answer, json.dumps(said).encode())
+
+
+class Fork:
+    """One command in a process of its own."""
+
+    def __init__(self, command: dict[str, Any]) -> None:
+        self._reading, writing = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                run(command, writing)
+                os._exit(0)
+            except BaseException:  # noqa: BLE001 - the fork must not go on as its parent
+                traceback.print_exc()
+                os._exit(1)
+        os.close(writing)
+
+    def wait(self) -> dict[str, Any]:
+        """Until it ends or stops: what it said, and how it ended."""
+        _, status = os.waitpid(self.pid, os.WUNTRACED)
+        if os.WIFSTOPPED(status):
+            return {"stopped": self.pid}
+        with os.fdopen(self._reading) as pipe:
+            said: dict[str, Any] = json.loads(pipe.read() or "{}")
+        return {**said, "ended": os.waitstatus_to_exitcode(status)}
+
+
+def serve(command: dict[str, Any], stopped: dict[int, Fork]) -> Any:
+    """Carry out one command; the answer."""
+    if command["action"] in {"continue", "kill"}:
+        fork = stopped.pop(command["pid"])
+        os.kill(fork.pid, signal.SIGCONT if command["action"] == "continue" else signal.SIGKILL)
+        return fork.wait()
+    if command["action"] == "together":
+        forks = [Fork({**each, "root": command["root"]}) for each in command["commands"]]
+        return [fork.wait() for fork in forks]
+    fork = Fork(command)
+    said = fork.wait()
+    if "stopped" in said:
+        stopped[fork.pid] = fork
+    return said
 
 
 def main() -> None:
     """Serve commands until stdin ends."""
+    stopped: dict[int, Fork] = {}
     for line in sys.stdin:
-        reading, writing = os.pipe()
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                code = attempt(json.loads(line), writing)
-            finally:
-                os._exit(code)
-        os.close(writing)
-        with os.fdopen(reading) as pipe:
-            said = json.loads(pipe.read() or "{}")
-        _, status = os.waitpid(child, 0)
-        said["ended"] = os.waitstatus_to_exitcode(status)
-        sys.stdout.write(json.dumps(said) + "\n")
+        sys.stdout.write(json.dumps(serve(json.loads(line), stopped)) + "\n")
         sys.stdout.flush()
+    for pid in list(stopped):
+        serve({"action": "kill", "pid": pid}, stopped)
 
 
 if __name__ == "__main__":

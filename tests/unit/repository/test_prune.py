@@ -12,6 +12,7 @@ from vbackup.errors import Damaged, Locked, Refused
 from vbackup.model.manifest import BackupSummary, CheckRecord
 from vbackup.repository import quarantine, reindex
 from vbackup.repository.check import verify
+from vbackup.repository.packs import pack_key
 from vbackup.repository.prune import PruneOptions, prune
 from vbackup.repository.repository import Repository
 from vbackup.repository.retention import decide
@@ -455,3 +456,74 @@ def test_a_broken_announcement_stops_writers_until_the_next_prune(
     assert store.names("leases/") == []
     prune(reopen(), policy(keep_last=1))
     kit.back_up(reopen(), "b2", data=kit.noise(50_000))
+
+
+def test_a_backup_that_lost_packs_is_not_taken_for_the_last_good_one(
+    repository: Repository, store: Any, clock: Any, reopen: REOPEN, kit: Any
+) -> None:
+    """Nothing goes in its favour, though no verification has looked at it yet."""
+    three_backups(repository, clock, kit)
+    needed = {
+        place.pack
+        for piece in repository.reader.pieces(repository.load("b2").artifacts()[1])
+        for place in repository.reader.places(piece.chunk)
+    }
+    others = {
+        place.pack
+        for name in ("b0", "b1")
+        for artifact in repository.load(name).artifacts()
+        for piece in repository.reader.pieces(artifact)
+        for place in repository.reader.places(piece.chunk)
+    }
+    store.delete([pack_key(pack) for pack in needed - others])
+    report = prune(reopen(), policy(keep_last=1))
+    assert report.removed == ["b0"]
+    assert kit.contents(reopen(), "b1")["own"] == kit.noise(100_000, 11)
+
+
+def test_a_manifest_published_just_before_the_lease_was_lost_stays_if_it_is_whole(
+    repository: Repository,
+    store: Any,
+    clock: Any,
+    reopen: REOPEN,
+    kit: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A prune may have seen it, and removed all others in its favour."""
+    three_backups(repository, clock, kit)
+    put = store.put
+
+    def published_then_asleep(key: str, data: Any, **more: Any) -> None:
+        put(key, data, **more)
+        if key == "backups/late/manifest":
+            monkeypatch.undo()
+            clock.advance(10_000)
+            assert prune(reopen(), policy(keep_last=1)).removed == ["b2", "b1", "b0"]
+
+    monkeypatch.setattr(store, "put", published_then_asleep)
+    kit.back_up(repository, "late", own=kit.noise(100_000, 10))
+    assert kit.contents(reopen(), "late") == {"own": kit.noise(100_000, 10)}
+
+
+def test_a_manifest_published_after_its_packs_were_pruned_goes_again(
+    repository: Repository,
+    store: Any,
+    clock: Any,
+    reopen: REOPEN,
+    kit: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    three_backups(repository, clock, kit)
+    put = store.put
+
+    def asleep_then_published(key: str, data: Any, **more: Any) -> None:
+        if key == "backups/late/manifest":
+            monkeypatch.undo()
+            clock.advance(10_000)
+            assert prune(reopen(), policy(keep_last=1)).removed == ["b1", "b0"]
+        put(key, data, **more)
+
+    monkeypatch.setattr(store, "put", asleep_then_published)
+    with pytest.raises(Locked, match="lost"):
+        kit.back_up(repository, "late", own=kit.noise(100_000, 10))
+    assert [summary.id for summary in reopen().backups()] == ["b2"]
