@@ -13,6 +13,8 @@ from pydantic_core import ErrorDetails
 
 from vbackup.config import Config
 
+_PARSED = ", unable to parse string as an integer"
+
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
@@ -62,7 +64,12 @@ def _mistake(item: ErrorDetails) -> Mistake:
         return Mistake(key, f"missing section [{key}]" if section else "missing")
     if item["type"] == "extra_forbidden":
         return Mistake(key, "unknown key" + _suggestion(loc))
-    return Mistake(key, item["msg"].removeprefix("Value error, "))
+    if item["type"] in ("tuple_type", "list_type"):
+        return Mistake(key, 'must be a list, such as ["a", "b"]')
+    if item["type"] == "too_short":
+        return Mistake(key, "must not be empty")
+    said = item["msg"].removeprefix("Value error, ").removesuffix(_PARSED)
+    return Mistake(key, said.replace("Input should be", "must be"))
 
 
 def _cross_checks(values: Mapping[str, Any]) -> Iterator[Mistake]:

@@ -11,6 +11,9 @@ from typing import Any
 from vbackup.mistakes import Mistake, join_key
 
 _REFERENCE = re.compile(r"\$\{(env|file):([^}]+)\}")
+_UNKNOWN = re.compile(r"\$\{(?!(?:env|file):[^}])[^}]*\}")
+# An empty one of these would quietly mean another server: libpq's defaults.
+_NEVER_EMPTY = ("postgres.dsn", "repository.url", "repository.passphrase", "qdrant.url")
 
 
 @dataclass(slots=True)
@@ -30,7 +33,14 @@ class References:
         return self._text(value, key) if isinstance(value, str) else value
 
     def _text(self, text: str, key: str) -> str:
-        return _REFERENCE.sub(lambda found: self._lookup(found[1], found[2], key), text)
+        if found := _UNKNOWN.search(text):
+            # Taken as it stands it could become a passphrase that nobody knows.
+            reason = f"{found[0]} is no reference: write ${{env:NAME}} or ${{file:/path}}"
+            self.mistakes.append(Mistake(key, reason))
+        value = _REFERENCE.sub(lambda found: self._lookup(found[1], found[2], key), text)
+        if text and not value and key in _NEVER_EMPTY:
+            self.mistakes.append(Mistake(key, f"{text} is empty"))
+        return value
 
     def _lookup(self, kind: str, name: str, key: str) -> str:
         self.sources[key] = f"{kind} {name}"

@@ -103,7 +103,7 @@ def _load_sections(path: Path | None, *names: str) -> Config:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise Usage(f"no configuration file {path}", hint="create one: vbackup init") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -64,8 +64,9 @@ def render(screen: Screen, preflight: Preflight, *, origins: bool = False) -> No
     advice = [check for check in preflight.checks if check.advice]
     if advice:
         screen.line()
-    for check in advice:
-        screen.line(f"{check.name}: {check.advice}", STYLES[check.status])
+    said = {f"{check.name}: {check.advice}": STYLES[check.status] for check in advice}
+    for text, style in said.items():
+        screen.line(text, style)
     if origins:
         screen.line()
         screen.table(

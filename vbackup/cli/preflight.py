@@ -5,6 +5,7 @@ Changes nothing that lasts: the repository is proven writable by a lease that is
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from vbackup.cli.linkcheck import (
     seen,
     vectors_described,
 )
+from vbackup.cli.settingscheck import guarded, scheduled
 from vbackup.errors import Refused, VbackupError
 from vbackup.quantity import size
 
@@ -83,6 +85,9 @@ class Preflight:
         self._probe("work folder", self._work_folder)
         if self.settings.config.redis:
             self._probe("redis", self._redis)
+        if self.settings.config.schedule.model_fields_set:
+            self._probe("schedule", partial(scheduled, self.settings.config.schedule))
+        self._probe("secrets", partial(guarded, self.settings))
 
     def _redis(self) -> str:
         cache, settings = wiring.redis_cache(self.settings.config), self.settings.config.redis
@@ -254,6 +259,10 @@ class Preflight:
     def _work_folder(self) -> str:
         folder = self.settings.config.watermark.work_dir or Path(tempfile.gettempdir())
         existing = next(p for p in (folder, *folder.parents) if p.exists())
+        if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+            raise Refused(
+                f"{folder} cannot be written", hint="set watermark.work_dir to a folder of yours"
+            )
         free = shutil.disk_usage(existing).free
         found = f"{folder}, {size(free)} free"
         if free < LITTLE_SPACE:

@@ -10,6 +10,9 @@ from vbackup.config import PAYLOAD, Config, LinkConfig
 from vbackup.errors import Usage
 from vbackup.model.link import Link, PayloadPath, RowSource, VectorSource
 
+NAMED = 3
+"""Collections without a link that get a line of their own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -134,12 +137,21 @@ def _warnings(
         for target in targets
         if (side := _lone_version(target.link))
     ]
-    found += [
-        f"collection {name!r} has no link and is not ignored: its points are not compared"
-        for name in sorted(aliases)
-        if name not in linked and name not in ignored
+    return found + _unlinked([n for n in sorted(aliases) if n not in linked and n not in ignored])
+
+
+def _unlinked(names: Sequence[str]) -> list[str]:
+    """One line each, while they are few."""
+    if len(names) <= NAMED:
+        return [
+            f"collection {name!r} has no link and is not ignored: its points are not compared"
+            for name in names
+        ]
+    first = ", ".join(map(repr, names[:NAMED]))
+    return [
+        f"{len(names):,} collections have no link and are not ignored, their points are not"
+        f" compared: {first} and {len(names) - NAMED:,} more"
     ]
-    return found
 
 
 def _lone_version(link: Link) -> str:

@@ -24,6 +24,12 @@ _DATABASE_MISSING = re.compile(r'database "(.*)" does not exist')
 _ROLE_MISSING = re.compile(r'role "(.*)" does not exist')
 _PASSWORD = ("password authentication failed", "no password supplied", "authentication failed")
 _FULL = ("too many clients", "too many connections", "remaining connection slots")
+_ADVICE = (
+    ("does not support SSL", "set sslmode=prefer (or disable) in postgres.dsn"),
+    ("invalid response to SSL negotiation", "no PostgreSQL listens there: check the port"),
+    ("certificate verify failed", "name the authority: sslrootcert=FILE in postgres.dsn"),
+    ("root certificate file", "name the authority: sslrootcert=FILE in postgres.dsn"),
+)
 _STARTING = ("starting up", "shutting down", "not yet accepting", "in recovery mode")
 
 
@@ -62,7 +68,11 @@ def connect_failure(error: psycopg.OperationalError, where: str, user: str) -> V
         )
     if any(part in text for part in _STARTING):
         return Unreachable(f"{where} is not ready: {text}")
-    return Unreachable(f"{where} cannot be reached: {text}", hint="is it up? check host and port")
+    message = f"{where} cannot be reached: {text}"
+    for part, hint in _ADVICE:
+        if part in text:
+            return Failed(message, hint=hint)
+    return Unreachable(message, hint="is it up? check host and port")
 
 
 def failure(error: psycopg.Error, doing: str, *, configured: bool = False) -> VbackupError:

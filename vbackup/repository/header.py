@@ -19,6 +19,7 @@ from vbackup.repository import keys
 from vbackup.repository.chunker import ChunkerParameters
 from vbackup.repository.keys import KeySlot, RepositoryKeys
 
+_COPY = "bring this object back from another copy of the repository: it holds the keys"
 KEY = "vbackup.json"
 FORMAT = "vbackup repository"
 VERSION = 1
@@ -153,7 +154,7 @@ def _decode(raw: bytes) -> Header:
     try:
         header = _HEADERS.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise Damaged(f"{KEY} is malformed: {error}") from None
+        raise Damaged(f"{KEY} is malformed: {error}", hint=_COPY) from None
     if header.format != FORMAT or header.algorithm != CHUNKER or not header.chunker.valid():
         raise Damaged(f"{KEY} does not describe a repository that this vbackup knows")
     for slot in header.slots:
@@ -165,7 +166,7 @@ def _refuse_newer(raw: bytes) -> None:
     try:
         loose: Any = msgspec.json.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise Damaged(f"{KEY} is malformed: {error}") from None
+        raise Damaged(f"{KEY} is malformed: {error}", hint=_COPY) from None
     version = loose.get("version") if isinstance(loose, dict) else None
     if not isinstance(version, int) or version < 1:
         raise Damaged(f"{KEY} has no format version")

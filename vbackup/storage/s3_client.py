@@ -11,6 +11,7 @@ import base64
 import hashlib
 import os
 from typing import TYPE_CHECKING, Any, Literal, cast
+from urllib.parse import urlsplit
 
 import botocore.session
 import urllib3
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 _METADATA_TIMEOUT = 2
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 Addressing = Literal["path", "virtual"]
 
@@ -100,6 +102,8 @@ def _client_config(config: RepositoryConfig, bucket: str, endpoint: str | None) 
             "payload_signing_enabled": _signs_payload(config, endpoint),
         },
         user_agent_extra="vbackup",
+        # A proxy of this machine's environment does not know what listens on this machine.
+        proxies={} if endpoint and urlsplit(endpoint).hostname in LOOPBACK else None,
     )
 
 

@@ -257,3 +257,28 @@ def test_its_own_mistakes_are_reported(write: Write) -> None:
         load_repository(write(GOOD.replace("url =", "urll =")))
     with pytest.raises(Usage, match="missing section"):
         load_repository(write("[postgres]\ndsn = 'x'\n"))
+
+
+@pytest.mark.parametrize("text", ["${evn:PASS}", "${PASS}", "x${file:}y"])
+def test_what_looks_like_a_reference_and_is_none(write: Write, text: str) -> None:
+    """Taken as it stands it would become a passphrase that nobody knows."""
+    (mistake,) = mistakes(write(GOOD.replace('encryption = "none"', f"passphrase = '{text}'")))
+    assert mistake.startswith("repository.passphrase: ${")
+    assert "${env:NAME}" in mistake
+
+
+def test_an_empty_dsn_leads_nowhere_else(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APP_DSN", "")
+    found = mistakes(write(GOOD.replace('"dbname=app"', '"${env:APP_DSN}"')))
+    assert found == ["postgres.dsn: ${env:APP_DSN} is empty"]
+
+
+def test_lists_are_asked_for_in_toml_s_words(write: Write) -> None:
+    found = mistakes(write(GOOD.replace("[qdrant]", "[qdrant]\ncollections = 'documents'")))
+    assert found == ['qdrant.collections: must be a list, such as ["a", "b"]']
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "vbackup.toml"
+    path.write_text(GOOD, encoding="utf-8-sig")
+    assert load(path).config.qdrant is not None

@@ -166,3 +166,10 @@ def test_ignoring_leaves_out_what_an_exclamation_mark_keeps() -> None:
 
 def test_names_without_aliases() -> None:
     assert resolve([link("a", "x*")], [], ["x1", "x2"]).targets[0].collections == ("x1", "x2")
+
+
+def test_many_collections_without_a_link_are_one_line() -> None:
+    (warning,) = resolve([], [], [f"tenant-{n:03}" for n in range(200)]).warnings
+    assert warning.startswith("200 collections have no link")
+    assert "'tenant-000'" in warning
+    assert warning.endswith("197 more")

@@ -89,3 +89,16 @@ def test_where_a_connection_goes_is_told_without_secrets() -> None:
     assert described(params) == "PostgreSQL at h:5"
     assert described({"host": "a,b", "port": "1,2"}) == "PostgreSQL at a,b"
     assert described({}) == "PostgreSQL at local socket"
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("server does not support SSL, but SSL was required", "sslmode"),
+        ("received invalid response to SSL negotiation: H", "check the port"),
+        ("SSL error: certificate verify failed", "sslrootcert"),
+    ],
+)
+def test_trying_again_does_not_cure_tls(said: str, advice: str) -> None:
+    error = connect_failure(psycopg.OperationalError(said), "PostgreSQL at h:1", "bob")
+    assert (type(error), error.retryable, advice in error.hint) == (Failed, False, True)

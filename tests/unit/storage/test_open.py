@@ -179,3 +179,16 @@ def test_an_endpoint_of_the_environment_counts(monkeypatch: pytest.MonkeyPatch) 
     client = connect(config, "bucket")
     url = client.generate_presigned_url("get_object", Params={"Bucket": "bucket", "Key": "k"})
     assert url.startswith("http://store:9000/bucket/k")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "proxies"),
+    [("http://127.0.0.1:9000", {}), ("http://[::1]:9000", {}), ("http://store:9000", None)],
+)
+def test_no_proxy_gets_what_is_on_this_machine(
+    endpoint: str, proxies: dict[str, str] | None
+) -> None:
+    """None means those of the environment."""
+    keys = {"access_key_id": "k", "secret_access_key": "s"}
+    client = connect(_config("s3://bucket", endpoint_url=endpoint, **keys), "bucket")
+    assert client.meta.config.proxies == proxies
