@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from vbackup.engine.repair import Repair
     from vbackup.engine.revival import FromBackup
     from vbackup.engine.stored import StoredPoints
+    from vbackup.engine.watch import Watch, WatchOptions
     from vbackup.model.blocks import PointBlock, PointId
     from vbackup.model.link import Link
     from vbackup.model.manifest import Manifest
     from vbackup.model.patch import Reembed
-    from vbackup.ports import Clock, Reporter, Repository
+    from vbackup.ports import Clock, RecordSource, Reporter, Repository
 
 
 @contextmanager
@@ -31,52 +32,85 @@ def live_pair(
     config: Config, reporter: Reporter, clock: Clock, options: ReconcileOptions
 ) -> Iterator[Reconcile]:
     """What compares the live pair. Raises Unreachable, NotFound, Refused."""
+    with _opened(config, reporter, clock, options) as (pair, _):
+        yield pair()
+
+
+@contextmanager
+def live_watch(
+    config: Config,
+    reporter: Reporter,
+    clock: Clock,
+    options: ReconcileOptions,
+    watching: WatchOptions,
+) -> Iterator[Watch]:
+    """What compares the live pair again and again; connections stay open in between."""
+    from vbackup.engine.watch import Watch
+
+    with _opened(config, reporter, clock, options) as (pair, changes):
+        yield Watch(pair, changes, watching, clock)
+
+
+@contextmanager
+def _opened(
+    config: Config, reporter: Reporter, clock: Clock, options: ReconcileOptions
+) -> Iterator[tuple[Callable[[], Reconcile], RecordSource]]:
+    """The live pair, its collections as they are at each call; and its rows' changes."""
     from vbackup.engine.reconcile import Reconcile, live_rows
 
     if config.qdrant is None:
-        with _vectors(config, reporter, clock, options) as pair:
-            yield pair
+        with _vectors(config, reporter, clock, options) as opened:
+            yield opened
         return
+    patterns = config.qdrant.patterns
     with (
         closing(wiring.record_source(config, clock)) as records,
         closing(wiring.point_source(config, clock)) as points,
     ):
-        facts = points.facts(config.qdrant.patterns)
-        yield Reconcile(
-            links=wiring.links(config),
-            ignore=config.ignore,
-            open_rows=live_rows(records),
-            points=points,
-            names={found.name: found.aliases for found in facts.collections},
-            options=options,
-            reporter=reporter,
-            clock=clock,
-        )
+
+        def pair() -> Reconcile:
+            facts = points.facts(patterns)
+            return Reconcile(
+                links=wiring.links(config),
+                ignore=config.ignore,
+                open_rows=live_rows(records),
+                points=points,
+                names={found.name: found.aliases for found in facts.collections},
+                options=options,
+                reporter=reporter,
+                clock=clock,
+            )
+
+        yield pair, records
 
 
 @contextmanager
 def _vectors(
     config: Config, reporter: Reporter, clock: Clock, options: ReconcileOptions
-) -> Iterator[Reconcile]:
-    """What compares rows with the vectors that pgvector keeps beside them."""
+) -> Iterator[tuple[Callable[[], Reconcile], RecordSource]]:
+    """The same for rows and the vectors that pgvector keeps beside them."""
     from vbackup.engine.links import vector_collections
     from vbackup.engine.reconcile import Reconcile
     from vbackup.engine.vectors import VectorPair
 
     links = wiring.links(config)
     with closing(wiring.record_source(config, clock)) as records:
-        pair = VectorPair(records, wiring.vectors(), links)
-        yield Reconcile(
-            links=links,
-            ignore=config.ignore,
-            open_rows=pair.open_rows,
-            points=pair,
-            names=vector_collections(links),
-            options=options,
-            reporter=reporter,
-            clock=clock,
-            noticed=pair.warnings,
-        )
+        vectors = VectorPair(records, wiring.vectors(), links)
+
+        def pair() -> Reconcile:
+            return Reconcile(
+                links=links,
+                ignore=config.ignore,
+                open_rows=vectors.open_rows,
+                points=vectors,
+                names=vector_collections(links),
+                options=options,
+                reporter=reporter,
+                clock=clock,
+                noticed=vectors.warnings,
+            )
+
+        yield pair, records
 
 
 @contextmanager

@@ -61,6 +61,14 @@ def _line(found: Finding) -> tuple[object, ...]:
     )
 
 
+def finding_line(found: Finding) -> str:
+    """One finding in one line."""
+    kind, link, key, point, row, at = _line(found)
+    parts = [str(kind), str(link), f"key {key}" if key else "", f"point {point}" if point else ""]
+    versions = f"row {row or 'none'}, point {at or 'none'}" if row or at else ""
+    return "  ".join(part for part in (*parts, versions, found.detail) if part)
+
+
 def _render_repaired(screen: Screen, repaired: Repaired) -> None:
     done = repaired.result
     screen.line()

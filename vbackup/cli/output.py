@@ -31,22 +31,26 @@ def emit(
     session.emitted = True
 
 
-def print_json(document: Mapping[str, object]) -> None:
-    """One document on stdout: indented for a person, one line for a program."""
+def print_json(document: Mapping[str, object], *, line: bool = False) -> bool:
+    """One document on stdout: indented for a person, one line for a program (or with `line`).
+
+    False when nobody reads any more."""
     cleaned = redact.scrub_tree(_plain(document))
-    indent = 2 if sys.stdout.isatty() else None
+    indent = 2 if sys.stdout.isatty() and not line else None
     text = json.dumps(cleaned, ensure_ascii=False, indent=indent)
-    quietly(lambda: sys.stdout.write(text + "\n"))
+    return quietly(lambda: sys.stdout.write(text + "\n"))
 
 
-def quietly(write: Callable[[], object]) -> None:
-    """Write to stdout; a reader that has gone away (`| head -1`) is not an error."""
+def quietly(write: Callable[[], object]) -> bool:
+    """Write to stdout; a reader that has gone away (`| head -1`) is not an error: False."""
     try:
         write()
         sys.stdout.flush()
     except BrokenPipeError:
         # The interpreter flushes stdout once more at its end: give it somewhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
 def _plain(value: object) -> object:

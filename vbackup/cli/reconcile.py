@@ -13,6 +13,7 @@ import click
 
 from vbackup.cli import options
 from vbackup.cli.compared import document, render, write_junit
+from vbackup.cli.durations import Duration
 from vbackup.cli.evidence import Evidence
 from vbackup.cli.output import emit
 from vbackup.cli.repairing import (
@@ -51,6 +52,10 @@ class Asked:
     yes: bool
     force: bool
     confirm: bool
+    watch: bool
+    interval: float
+    complete_every: float
+    rounds: int | None
 
 
 @options.command("reconcile", short_help="Compare rows and points, and repair on demand.")
@@ -77,6 +82,29 @@ class Asked:
     show_default=True,
     help="Look again after max_index_lag, so that lag is not taken for drift.",
 )
+@click.option("--watch", is_flag=True, help="Look again and again; only at what is in doubt.")
+@click.option(
+    "--interval",
+    type=Duration(),
+    metavar="TIME",
+    default="1m",
+    show_default=True,
+    help="With --watch: the pause between two rounds.",
+)
+@click.option(
+    "--complete-every",
+    type=Duration(),
+    metavar="TIME",
+    default="1h",
+    show_default=True,
+    help="With --watch: how often everything is compared.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="With --watch: end after N rounds.",
+)
 @options.pass_session
 def command(session: Session, /, **given: Any) -> None:
     """Compare the live pair, link by link, under one database snapshot.
@@ -85,9 +113,17 @@ def command(session: Session, /, **given: Any) -> None:
     --repair points that must go are deleted, each looked at again right before and written to a
     file first; rows whose points must come go to the --reembed file, but for those whose version
     --from-backup still has: their points are written back. Rows are never touched.
+    With --watch the live pair is looked at until somebody stops it; JSON lines in a pipe.
     Exit code 3 when rows and points do not agree and were not repaired.
     """
     asked = Asked(**given)
+    if asked.watch:
+        from vbackup.cli.watching import watch
+
+        watch(session, asked)
+        return
+    if asked.rounds:
+        raise Usage("--rounds goes with --watch", hint="vbackup reconcile --watch --rounds N")
     if asked.repair and asked.backup:
         raise Usage("--repair is for the live pair, --backup is not")
     if asked.from_backup and not asked.repair:

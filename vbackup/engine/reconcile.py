@@ -188,6 +188,12 @@ class Reconcile:
             else:
                 yield finding
 
+    @contextmanager
+    def rereading(self) -> Iterator[Reread]:
+        """Reads both sides again, for a few keys."""
+        with self._scratch() as workdir:
+            yield Reread(self.open_rows, self.points, workdir, self._aliases)
+
     @property
     def _aliases(self) -> dict[str, str]:
         return {alias: name for name, also in self.names.items() for alias in also}
