@@ -229,7 +229,7 @@ def row_block(rows: Sequence[Row], pair: Pair) -> RowBlock:
         versions=column([row.version for row in rows], pair) if pair.link.version else None,
         live=None if all(row.live for row in rows) else [row.live for row in rows],
         counts=said([row.count for row in rows]),
-        tenants=said([row.tenant for row in rows]),
+        tenants=tenants([row.tenant for row in rows], pair),
         collections=[row.collection for row in rows] if pair.per_collection else None,
     )
 
@@ -239,8 +239,13 @@ def point_block(dots: Sequence[Dot], pair: Pair) -> PointBlock:
         ids=[dot.id for dot in dots],
         refs=column([dot.key for dot in dots], pair),
         versions=column([dot.version for dot in dots], pair) if pair.link.version else None,
-        tenants=said([dot.tenant for dot in dots]),
+        tenants=tenants([dot.tenant for dot in dots], pair),
     )
+
+
+def tenants(values: Sequence[str | None], pair: Pair) -> Sequence[str | None] | None:
+    """Where one tenant is asked for, a row of none must be told from one that does not say."""
+    return said(values) if pair.tenant is None else values
 
 
 def said(values: Sequence[T | None]) -> Sequence[T | None] | None:
