@@ -26,11 +26,10 @@ from vbackup.qdrant.conditions import (
 )
 from vbackup.qdrant.limits import Limits
 from vbackup.qdrant.projection import (
-    Page,
+    Answer,
     Projection,
     by_reference,
     chosen,
-    decode_page,
     decode_records,
     joined,
 )
@@ -83,8 +82,7 @@ class LivePoints:
         by_server = not conditions or limits.unindexed_filters
         projection = Projection(link, filtered=by_server)
         body = self._body(projection, limits.page, conditions if by_server else {})
-        for page in self._pages(collection, body):
-            yield projection.page(page.points)
+        yield from self._pages(collection, projection, body)
 
     def lookup(self, link: Link, collection: str, ids: Sequence[PointId]) -> PointBlock:
         """These points, as far as they exist and the link's filters admit them."""
@@ -157,8 +155,8 @@ class LivePoints:
         kinds = [_kind(path, info) for path in link.ref]
         conditions = owned_filter(link.ref, keys, kinds) or {}
         body = self._body(projection, Limits.of(info["config"]).page, conditions)
-        for page in self._pages(collection, body):
-            yield chosen(projection.page(page.points), wanted)
+        for block in self._pages(collection, projection, body):
+            yield chosen(block, wanted)
 
     def _body(self, projection: Projection, limit: int, conditions: JsonFilter) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -170,22 +168,26 @@ class LivePoints:
             body["filter"] = conditions
         return body
 
-    def _pages(self, collection: str, body: dict[str, Any]) -> Iterator[Page]:
+    def _pages(
+        self, collection: str, projection: Projection, body: dict[str, Any]
+    ) -> Iterator[PointBlock]:
         """The pages of a scroll; while the consumer works on one, the server makes the next."""
         path = collection_path(collection, "points", "scroll")
         most = body["limit"]
         with ThreadPoolExecutor(1, thread_name_prefix="scroll") as pool:
-            raw = pool.submit(self._ask, path, body | {"limit": min(most, FIRST_PAGE)}).result()
+            limit = min(most, FIRST_PAGE)
+            raw = pool.submit(self._ask, path, body | {"limit": limit}).result()
             while True:
-                page = decode_page(raw).result
-                if page.next_page_offset is None:
-                    yield page
+                answer = Answer(projection, raw)
+                if answer.start is None:
+                    yield answer.block()
                     return
-                limit = next_limit(len(raw), len(page.points), most)
-                following = body | {"limit": limit, "offset": page.next_page_offset}
+                limit = next_limit(len(raw), answer.points(limit), most)
+                following = body | {"limit": limit, "offset": answer.start}
                 pending = pool.submit(self._ask, path, following)
                 del raw
-                yield page
+                yield answer.block()
+                del answer
                 raw = pending.result()
 
     def _ask(self, path: str, body: dict[str, Any]) -> bytes:

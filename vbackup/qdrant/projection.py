@@ -15,6 +15,7 @@ from vbackup.model.blocks import Point, PointBlock, PointId
 from vbackup.model.keys import all_uuids, canonical, composite
 from vbackup.model.link import JSON_STEP, Link, PayloadPath
 from vbackup.qdrant.conditions import Admission, filter_paths, server_key
+from vbackup.qdrant.pagescan import PageScan, rest_of
 
 Payload = dict[str, Any] | None
 
@@ -33,6 +34,9 @@ class Record(msgspec.Struct, gc=False):
 class Page(msgspec.Struct):
     points: list[Record]
     next_page_offset: PointId | None = None
+
+
+_NO_PAGE = Page([])
 
 
 class _PageAnswer(msgspec.Struct):
@@ -69,8 +73,13 @@ class Projection:
         paths = [*link.ref, link.version, link.tenant]
         if not filtered:
             paths += filter_paths(link)
+        self._scan = PageScan(link) if self._admits.everything else None
         self.keys = _projected([path for path in paths if path])
         """Payload paths to ask a server for, in its spelling; empty when ids are enough."""
+
+    def scanned(self, raw: bytes) -> PointBlock | None:
+        """The points of a scroll's answer, read as bytes; None where they have to be decoded."""
+        return self._scan.block(raw) if self._scan else None
 
     def page(self, records: Sequence[Record]) -> PointBlock:
         """Decoded records as columns."""
@@ -97,6 +106,30 @@ class Projection:
         if len(columns) == 1:
             return columns[0]
         return [composite(parts) for parts in zip(*columns, strict=True)]
+
+
+class Answer:
+    """The answer of a scroll: where the next page starts at once, the points when asked for.
+
+    Raises msgspec's errors for what is no such answer."""
+
+    def __init__(self, projection: Projection, raw: bytes) -> None:
+        self._projection = projection
+        self._raw = raw
+        rest = rest_of(raw)
+        self._page = None if rest else decode_page(raw).result
+        self.start = (rest or self._page or _NO_PAGE).next_page_offset
+
+    def points(self, asked: int) -> int:
+        """How many there are, when so many were asked for: a page that is not the last is full."""
+        return len(self._page.points) if self._page else asked
+
+    def block(self) -> PointBlock:
+        """The points as columns: those that the link's filters admit."""
+        if not self._page and (block := self._projection.scanned(self._raw)):
+            return block
+        page = self._page or decode_page(self._raw).result
+        return self._projection.page(page.points)
 
 
 def reference(link: Link, id_: PointId, payload: Payload) -> str | None:
