@@ -178,7 +178,7 @@ def version_number(version: str) -> tuple[int, ...]:
 
 
 def _version(node: Node) -> str:
-    raw = node.call("GET", "/")
+    raw = node.greet()
     try:
         told = msgspec.json.decode(raw)
         if "qdrant" in told["title"]:

@@ -38,6 +38,13 @@ def of_transport(error: Exception, what: str, location: str) -> VbackupError:
     return Unreachable(f"Qdrant at {location} does not answer {what}: {reason}", hint=_REACH)
 
 
+def hangs(location: str, what: str = "") -> Unreachable:
+    """It takes connections, and does nothing with them."""
+    during = f", and {what} was given up" if what else ""
+    hint = "it hangs or is overloaded: look at its log and load, and restart it if need be"
+    return Unreachable(f"Qdrant at {location} does not answer any more{during}", hint=hint)
+
+
 def _tls_cause(error: BaseException) -> ssl.SSLError | None:
     seen: BaseException | None = error
     while seen is not None:

@@ -18,8 +18,11 @@ from vbackup.errors import Failed, Unreachable, Usage, VbackupError
 from vbackup.ports import Clock
 from vbackup.qdrant import failures
 from vbackup.qdrant.download import open_stream
+from vbackup.qdrant.liveness import watched
 
 ATTEMPTS = 4
+GREETING = 20.0
+"""Seconds. A server that works says its version in milliseconds."""
 LONGEST_PAUSE = 65.0
 """Seconds. Strict mode's rate limiter asks for up to a minute."""
 
@@ -61,6 +64,11 @@ class Node:
         except (msgspec.DecodeError, KeyError, TypeError) as error:
             raise self.foreign(method, path) from error
 
+    def greet(self) -> bytes:
+        """What a server that works answers at once. Raises Unreachable long before the time-out
+        of a request that may take its time."""
+        return self.call("GET", "/", timeout=min(self._options.timeout, GREETING))
+
     def call(
         self,
         method: str,
@@ -99,15 +107,22 @@ class Node:
     ) -> None:
         """A long POST of a body that cannot be repeated."""
         what = f"POST {path}"
-        client = self._connect(self._options.recover_timeout)
-        try:
-            response = client.post(
-                self._url + path, content=content, headers=headers, params=_text(params)
-            )
-        except httpx.TransportError as error:
-            raise failures.of_transport(error, what, self.location) from error
-        finally:
-            client.close()
+        with (
+            self._connect(self._options.recover_timeout) as client,
+            watched(self.greet, self._options.timeout) as request,
+        ):
+            try:
+                response = client.post(
+                    self._url + path,
+                    content=content,
+                    headers=headers,
+                    params=_text(params),
+                    extensions={"trace": request.trace},
+                )
+            except httpx.TransportError as error:
+                if request.given_up:
+                    raise failures.hangs(self.location, what) from error
+                raise failures.of_transport(error, what, self.location) from error
         if response.status_code != httpx.codes.OK:
             raise failures.of_status(response.status_code, response.content, what, self.location)
 
@@ -138,6 +153,8 @@ class Node:
             )
         except httpx.TransportError as error:
             translated = failures.of_transport(error, what, self.location)
+            if what == "GET /" and isinstance(error, httpx.TimeoutException):
+                translated = failures.hangs(self.location)
             if translated.retryable and not isinstance(error, httpx.TimeoutException):
                 raise _Retry(translated, None) from error
             raise translated from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -191,4 +192,5 @@ def test_no_proxy_gets_what_is_on_this_machine(
     """None means those of the environment."""
     keys = {"access_key_id": "k", "secret_access_key": "s"}
     client = connect(_config("s3://bucket", endpoint_url=endpoint, **keys), "bucket")
-    assert client.meta.config.proxies == proxies
+    found: Any = client.meta.config
+    assert found.proxies == proxies
