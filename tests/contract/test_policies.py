@@ -30,18 +30,18 @@ POLICIES = Path(__file__).parents[2] / "deploy/s3"
 ROLES = ("writer", "pruner", "reader", "verifier")
 
 
-def _policy(role: str, prefix: str) -> dict[str, Any]:
+def policy(role: str, prefix: str) -> dict[str, Any]:
     text = (POLICIES / f"{role}.json").read_text(encoding="utf-8")
-    policy: dict[str, Any] = json.loads(text.replace("BUCKET", BUCKET).replace("PREFIX", prefix))
-    return policy
+    found: dict[str, Any] = json.loads(text.replace("BUCKET", BUCKET).replace("PREFIX", prefix))
+    return found
 
 
-def _for_moto(policy: dict[str, Any]) -> str:
-    for statement in policy["Statement"]:
+def for_moto(found: dict[str, Any]) -> str:
+    for statement in found["Statement"]:
         statement.pop("Condition", None)
         if statement["Sid"] == "ReadRewriteAndRemoveObjects":
             statement["Resource"] = [statement["Resource"], f"arn:aws:s3:::{BUCKET}"]
-    return json.dumps(policy)
+    return json.dumps(found)
 
 
 Open = Callable[[str], ObjectStore]
@@ -50,8 +50,8 @@ Open = Callable[[str], ObjectStore]
 @pytest.fixture
 def as_role(moto_auth: Endpoint, fresh_prefix: str) -> Open:
     def opened(role: str) -> ObjectStore:
-        policy = _for_moto(_policy(role, fresh_prefix))
-        user = new_user(moto_auth, f"{role}-{fresh_prefix}", policy)
+        document = for_moto(policy(role, fresh_prefix))
+        user = new_user(moto_auth, f"{role}-{fresh_prefix}", document)
         return open_store(user.config(fresh_prefix), SystemClock())
 
     return opened
@@ -64,26 +64,27 @@ def admin(moto_auth: Endpoint, fresh_prefix: str) -> ObjectStore:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_lists_are_limited_to_the_prefix(role: str) -> None:
-    lists = [each for each in _policy(role, "p")["Statement"] if each["Action"] == "s3:ListBucket"]
+    lists = [each for each in policy(role, "p")["Statement"] if each["Action"] == "s3:ListBucket"]
     assert [each["Condition"] for each in lists] == [{"StringLike": {"s3:prefix": ["p", "p/*"]}}]
 
 
-MANIFEST, PACK, LEASE, CHECK = (
+MANIFEST, PACK, LEASE, READING, CHECK = (
     "backups/b/manifest",
     "packs/ab/cd",
     "leases/writer/x",
+    "leases/reader/x",
     "backups/b/checks/now",
 )
-EVERYTHING = frozenset({MANIFEST, PACK, LEASE, CHECK})
+EVERYTHING = frozenset({MANIFEST, PACK, LEASE, READING, CHECK})
 
 
 @pytest.mark.parametrize(
     ("role", "may_put", "may_delete"),
     [
-        ("writer", EVERYTHING, frozenset({LEASE})),
+        ("writer", EVERYTHING, frozenset({LEASE, READING})),
         ("pruner", EVERYTHING, EVERYTHING),
-        ("reader", frozenset(), frozenset()),
-        ("verifier", frozenset({CHECK}), frozenset()),
+        ("reader", frozenset({READING}), frozenset({READING})),
+        ("verifier", frozenset({CHECK, READING}), frozenset({READING})),
     ],
 )
 def test_each_role_may_do_its_work_and_no_more(
@@ -108,7 +109,7 @@ def test_other_prefixes_are_out_of_reach(
     as_role: Open, moto_auth: Endpoint, fresh_prefix: str
 ) -> None:
     open_store(moto_auth.config(f"{fresh_prefix}0"), SystemClock()).put("a", b"theirs")
-    user = new_user(moto_auth, f"p-{fresh_prefix}", _for_moto(_policy("pruner", fresh_prefix)))
+    user = new_user(moto_auth, f"p-{fresh_prefix}", for_moto(policy("pruner", fresh_prefix)))
     neighbour = open_store(user.config(f"{fresh_prefix}0"), SystemClock())
     for call in (lambda: neighbour.get("a"), lambda: neighbour.put("a", b"x")):
         with pytest.raises(Denied):
@@ -141,7 +142,9 @@ def test_a_repository_lives_with_these_keys(as_role: Open, admin: ObjectStore) -
     kit.back_up(writer, "b1", dump=kit.noise(50_000, 1))
     kit.back_up(writer, "b2", dump=kit.noise(50_000, 2))
     reader = opened("reader")
-    assert kit.contents(reader, "b1") == {"dump": kit.noise(50_000, 1)}
+    with reader.reading("b1") as problem:
+        assert problem == ""
+        assert kit.contents(reader, "b1") == {"dump": kit.noise(50_000, 1)}
     verifier = opened("verifier")
     assert verify(verifier, "b2", level="chunks").ok
     verifier.record("b2", CheckRecord("chunks", datetime.now(UTC), ok=True))

@@ -10,6 +10,7 @@ from vbackup.cli import options
 from vbackup.cli.output import emit
 from vbackup.cli.screen import Screen
 from vbackup.cli.session import Session
+from vbackup.clock import format_time
 from vbackup.quantity import size
 from vbackup.wiring import open_repository
 
@@ -45,6 +46,8 @@ def _entry(backup: BackupSummary) -> dict[str, object]:
         "bytes_unique": backup.bytes_unique,
         "verified": _verified(backup),
     }
+    if backup.locked_until:
+        entry["locked_until"] = backup.locked_until
     return entry | {"unreadable": backup.unreadable} if backup.unreadable else entry
 
 
@@ -70,6 +73,10 @@ def _render(screen: Screen, backups: list[BackupSummary], total: int) -> None:
     ]
     styles = ["red" if backup.unreadable else "" for backup in backups]
     screen.table(COLUMNS, rows, right=("SIZE", "OWN"), styles=styles)
+    held = [backup.locked_until for backup in backups if backup.locked_until]
+    if held:
+        last = format_time(max(held))
+        screen.line(f"{len(held)} locked in the store (Object Lock), the last until {last}")
     if len(backups) < total:
         screen.line(f"{total - len(backups)} older ones not shown")
 

@@ -10,6 +10,7 @@ from vbackup.cli import options
 from vbackup.cli.output import emit
 from vbackup.cli.screen import Screen
 from vbackup.cli.session import Session
+from vbackup.clock import format_time
 from vbackup.quantity import size
 from vbackup.wiring import open_repository
 
@@ -58,6 +59,8 @@ def _document(report: PruneReport) -> dict[str, object]:
         "packs_kept_young": report.packs.young,
         "packs_waiting": report.packs.waiting,
         "bytes_waiting": report.packs.bytes_waiting,
+        "bytes_locked": report.packs.bytes_locked,
+        "locked_until": report.packs.locked_until,
         "bytes_freed": report.packs.bytes_freed,
         "bytes_kept": report.packs.bytes_kept,
         "deferred": report.deferred,
@@ -81,6 +84,11 @@ def _render(screen: Screen, report: PruneReport) -> None:
     )
     verb = "would free" if report.dry_run else "freed"
     screen.line(f"{verb} {size(report.packs.bytes_freed)}, keeps {size(report.packs.bytes_kept)}")
+    if report.packs.locked_until:
+        screen.line(
+            f"{size(report.packs.bytes_locked)} of it stay in the store, locked (Object Lock); the"
+            f" last until {format_time(report.packs.locked_until)}"
+        )
     if report.packs.waiting:
         screen.line(
             f"{size(report.packs.bytes_waiting)} wait for retention.delete_after"

@@ -13,6 +13,7 @@ from vbackup.cli.output import emit
 from vbackup.cli.reembed import reembed_lines, write_reembed
 from vbackup.cli.screen import Screen
 from vbackup.cli.session import Session
+from vbackup.clock import format_time
 from vbackup.quantity import duration, size
 from vbackup.wiring import open_repository
 
@@ -57,6 +58,7 @@ def _document(manifest: Manifest, summary: BackupSummary | None) -> dict[str, ob
     if summary:
         document |= {
             "pinned": summary.pinned,
+            "locked_until": summary.locked_until,
             "encrypted": summary.encrypted,
             "bytes_logical": summary.bytes_logical,
             "bytes_unique": summary.bytes_unique,
@@ -89,6 +91,10 @@ def _facts(
     return [
         ("taken", f"{screen.moment(manifest.created_at)} in {duration(numbers.seconds)}"),
         ("by", f"{manifest.host}, vbackup {manifest.vbackup_version}"),
+        (
+            "locked",
+            format_time(summary.locked_until) if summary and summary.locked_until else None,
+        ),
         ("tags", " ".join(f"{k}={v}" for k, v in sorted(manifest.tags.items())) or None),
         ("pinned", "yes" if summary and summary.pinned else None),
         (

@@ -198,7 +198,8 @@ class CheckRecord:
 
 @dataclass(frozen=True, slots=True)
 class BackupSummary:
-    """One line of `vbackup list`. `unreadable` says why the manifest could not be read."""
+    """One line of `vbackup list`. `unreadable` says why the manifest could not be read;
+    until `locked_until` nobody can remove it from the store (Object Lock)."""
 
     id: str
     at: datetime
@@ -209,3 +210,4 @@ class BackupSummary:
     bytes_unique: int
     verified: CheckRecord | None = None
     unreadable: str = ""
+    locked_until: datetime | None = None

@@ -28,7 +28,7 @@ from vbackup.ports.records import (
     RowView,
 )
 from vbackup.ports.repository import BackupWriter, Repository
-from vbackup.ports.storage import Buffer, ObjectStat, ObjectStore
+from vbackup.ports.storage import Buffer, LockingStore, ObjectStat, ObjectStore
 
 __all__ = [
     "BackupWriter",
@@ -40,6 +40,7 @@ __all__ = [
     "DumpStream",
     "KeyCatalog",
     "KeyColumn",
+    "LockingStore",
     "ObjectStat",
     "ObjectStore",
     "PointReader",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 Buffer = bytes | bytearray | memoryview
 
@@ -56,4 +56,24 @@ class ObjectStore(Protocol):
     @property
     def location(self) -> str:
         """A URL for people, without secrets."""
+        ...
+
+
+@runtime_checkable
+class LockingStore(Protocol):
+    """What a store with Object Lock can do besides."""
+
+    @property
+    def locks(self) -> bool:
+        """Whether uploads are retained: then the rest has a meaning."""
+        ...
+
+    def prolong(self, key: str) -> None:
+        """Retain an object as long as if it were written now; never shorter than it is.
+
+        Raises Denied, Usage (a bucket without Object Lock), NotFound."""
+        ...
+
+    def locked_until(self, key: str) -> datetime | None:
+        """Until when nobody can remove it; None when it is not locked or not there."""
         ...

@@ -11,6 +11,7 @@ from vbackup.clock import format_time
 from vbackup.errors import Damaged, NotFound, Refused, VbackupError
 from vbackup.model.manifest import BackupSummary, CheckRecord, Manifest
 from vbackup.ports import ObjectStat, ObjectStore
+from vbackup.repository import locks
 from vbackup.repository import manifest as manifests
 from vbackup.repository.codec import Seal
 
@@ -77,6 +78,7 @@ def _summary(store: ObjectStore, seal: Seal, backup_id: str, found: _Found) -> B
         if not isinstance(error, (Damaged, Refused)) and error.code != 2:
             raise
         problem = str(error)
+    key = manifests.manifest_key(backup_id)
     at = found.manifest.modified if found.manifest else datetime.now(UTC)
     return BackupSummary(
         id=backup_id,
@@ -88,6 +90,7 @@ def _summary(store: ObjectStore, seal: Seal, backup_id: str, found: _Found) -> B
         bytes_unique=manifest.statistics.bytes_uploaded if manifest else 0,
         verified=_check(store, seal, found.check) if found.check else None,
         unreadable=problem,
+        locked_until=locks.locked(store, [key]).get(key),
     )
 
 

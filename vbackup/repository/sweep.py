@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 
 from vbackup.errors import Damaged, NotFound, Refused
 from vbackup.model.manifest import Manifest
-from vbackup.repository import lease, listing, quarantine, reading, reindex
+from vbackup.repository import lease, listing, locks, quarantine, reading, reindex
 from vbackup.repository.catalog import Catalog
 from vbackup.repository.lease import Claim
 from vbackup.repository.marks import Marks
@@ -38,7 +38,8 @@ class Deferred(Exception):
 @dataclass(slots=True)
 class SweepResult:
     """Counts of packs, and stored bytes. `young` are kept for an interrupted backup, `waiting`
-    until those who may still read them unseen have ended."""
+    until those who may still read them unseen have ended. `locked` are deleted ones whose bytes
+    the store keeps until their retention ends."""
 
     deleted: int = 0
     repacked: int = 0
@@ -48,6 +49,8 @@ class SweepResult:
     bytes_freed: int = 0
     bytes_kept: int = 0
     bytes_waiting: int = 0
+    bytes_locked: int = 0
+    locked_until: datetime | None = None
     refused: dict[str, str] = field(default_factory=dict)
 
 
@@ -220,6 +223,7 @@ class Sweep:
         spared = dict.fromkeys(plan.delete - victims, now)
         quarantine.note_unused(self._store, self._repository.seal, {**plan.waiting, **spared})
         reindex.rewrite(self._store, self._repository.seal, self._catalog, without=victims)
+        held = locks.locked(self._store, map(pack_key, victims))
         refused = self._delete_packs(victims)
         self._repository.confirm("pruner")
         quarantine.forget_doomed(self._store)
@@ -230,6 +234,8 @@ class Sweep:
         result.bytes_freed = gone - fresh_bytes
         result.bytes_kept = sum(plan.sizes.values()) - result.bytes_freed
         result.refused = refused
+        result.bytes_locked = sum(plan.sizes[p] for p in victims if pack_key(p) in held)
+        result.locked_until = max(held.values(), default=None)
         return result
 
     def _claimed_meanwhile(self) -> set[bytes]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from vbackup.errors import AlreadyExists, Damaged, Failed, Locked, NotFound, VbackupError
 from vbackup.model.manifest import Artifact, Manifest, Statistics
 from vbackup.ports import Buffer, Clock, ObjectStore, Step
-from vbackup.repository import catalog
+from vbackup.repository import catalog, header, locks
 from vbackup.repository import manifest as manifests
 from vbackup.repository.chunker import Chunker, Window
 from vbackup.repository.codec import Compression, Seal
@@ -148,6 +148,7 @@ class Writer:
         try:
             self._parts.uploader.flush()
             self._check_packs()
+            self._prolong_locks()
             self._parts.lease.confirm()
             final = replace(manifest, statistics=self._statistics())
             self._put_manifest(final)
@@ -188,6 +189,12 @@ class Writer:
                     hint="run the backup again: only what is missing is uploaded",
                     retryable=True,
                 )
+
+    def _prolong_locks(self) -> None:
+        """What is used again, and the header without which nothing opens, stay locked as long as
+        what was uploaded now."""
+        reused = self._used - self._parts.uploader.packs
+        locks.prolong(self._parts.store, [header.KEY, *map(pack_key, reused)])
 
     def _put_manifest(self, manifest: Manifest) -> None:
         parts = self._parts

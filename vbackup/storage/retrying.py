@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
 from typing import TypeVar
 
 from vbackup.errors import AlreadyExists, VbackupError
-from vbackup.ports import Buffer, Clock, ObjectStat, ObjectStore
+from vbackup.ports import Buffer, Clock, LockingStore, ObjectStat, ObjectStore
 
 _T = TypeVar("_T")
 _DELETE_BATCH = 1000
@@ -110,6 +111,22 @@ class RetryingStore:
         remaining = iter(keys)
         while batch := list(islice(remaining, _DELETE_BATCH)):
             self._delete_batch(batch)
+
+    @property
+    def locks(self) -> bool:
+        """See `ports.LockingStore`; False around a store that cannot."""
+        return isinstance(self._inner, LockingStore) and self._inner.locks
+
+    def prolong(self, key: str) -> None:
+        inner = self._inner
+        if isinstance(inner, LockingStore):
+            self._again("prolong", key, lambda _: inner.prolong(key))
+
+    def locked_until(self, key: str) -> datetime | None:
+        inner = self._inner
+        if not isinstance(inner, LockingStore):
+            return None
+        return self._again("stat", key, lambda _: inner.locked_until(key))
 
     def _delete_batch(self, batch: list[str]) -> None:
         self._again("delete", batch[0], lambda _: self._inner.delete(batch))

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 from botocore.exceptions import ClientError
@@ -24,6 +24,7 @@ from vbackup.storage.s3_client import content_md5
 from vbackup.storage.s3_conditions import PROBE_PREFIX, Conditions, probe
 from vbackup.storage.s3_delete import BulkDelete
 from vbackup.storage.s3_errors import DRIVER_ERRORS, answer_code, answer_status, translate
+from vbackup.storage.s3_lock import ObjectLock
 from vbackup.storage.s3_ranges import ByteRange, read_checked
 from vbackup.storage.stall import StallGuard, Upload
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
         PutObjectRequestTypeDef,
     )
 
-NEVER_LOCKED = ("leases/", PROBE_PREFIX)
+NEVER_LOCKED = ("leases/", PROBE_PREFIX, "doomed/", "unused/", "checks/")
 """Objects that are rewritten all the time: retention would keep every heartbeat for weeks."""
 
 
@@ -75,6 +76,12 @@ class S3Store:
         self._upkeep = upkeep or Upkeep()
         self._stall_window = stall_window
         self._bulk = BulkDelete(client, bucket)
+        keep = self._upkeep
+        self._lock = (
+            ObjectLock(client, bucket, clock, keep.lock, keep.lock_mode)
+            if keep.lock is not None
+            else None
+        )
         self._conditions: Conditions | None = None
         self._probing = threading.Lock()
 
@@ -141,6 +148,22 @@ class S3Store:
     def delete(self, keys: Iterable[str]) -> None:
         self._bulk.delete(self._key(key) for key in keys)
 
+    @property
+    def locks(self) -> bool:
+        """See `ports.LockingStore`."""
+        return self._lock is not None
+
+    def prolong(self, key: str) -> None:
+        if self._lock is not None:
+            with self._translated("prolong the retention of", self._name(key)):
+                self._lock.prolong(self._key(key))
+
+    def locked_until(self, key: str) -> datetime | None:
+        if self._lock is None:
+            return None
+        with self._translated("look up", self._name(key)):
+            return self._lock.locked_until(self._key(key))
+
     def _known_conditions(self) -> Conditions:
         with self._probing:
             if self._conditions is None:
@@ -173,9 +196,9 @@ class S3Store:
             request["ChecksumCRC32"] = base64.b64encode(
                 zlib.crc32(data).to_bytes(4, "big")
             ).decode()
-        if keep.lock is not None and not key.startswith(NEVER_LOCKED):
+        if self._lock is not None and not key.startswith(NEVER_LOCKED):
             request["ObjectLockMode"] = keep.lock_mode
-            request["ObjectLockRetainUntilDate"] = self._clock.now() + timedelta(seconds=keep.lock)
+            request["ObjectLockRetainUntilDate"] = self._lock.until
             request["ContentMD5"] = content_md5(data)  # S3 wants a checksum beside a retention
         return request
 
