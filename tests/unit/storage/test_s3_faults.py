@@ -243,6 +243,16 @@ def test_a_server_that_ignores_ranges_is_cut_down(server: ScriptedServer, store:
     assert store.get("a", 8) == b"89"
 
 
+def test_a_range_sent_as_if_it_were_the_whole_is_believed(
+    server: ScriptedServer, store: S3Store
+) -> None:
+    """`rclone serve s3` sends the range with status 200."""
+    server.script += [ok(b"567", Content_Range="bytes 5-7/10")] * 2
+    assert store.get("a", 5, 3) == b"567"
+    with pytest.raises(Failed, match="cannot read"):
+        store.get("a", 4, 3)
+
+
 def test_a_truncated_range_is_detected(server: ScriptedServer, store: S3Store) -> None:
     server.script += [truncated(b"56789", 3, Content_Range="bytes 5-9/100")]
     with pytest.raises(Unreachable, match="3 of 5 bytes"):
