@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 from vbackup.errors import Damaged, Denied, Refused
@@ -16,8 +18,10 @@ from vbackup.repository import quarantine, sample
 from vbackup.repository.catalog import Catalog
 from vbackup.repository.packcheck import PackCheck, check_pack
 from vbackup.repository.packs import pack_key
+from vbackup.repository.reader import ChunkReader
 from vbackup.repository.repository import Repository
 from vbackup.repository.sample import Sample
+from vbackup.repository.shelf import Shelf
 
 Level = Literal["manifest", "chunks"]
 
@@ -88,6 +92,7 @@ class _Verification:
         self._store = repository.store
         self._result = VerifyReport(backup_id, level)
         self._reporter = report
+        self._counting = threading.Lock()
 
     def run(self, part: Sample | None) -> VerifyReport:
         """The checks in their order; without a manifest there is nothing to go on with."""
@@ -98,10 +103,10 @@ class _Verification:
         catalog = self._repository.load_catalog()
         self._index(catalog)
         packs = self._contents(manifest, catalog)
-        if self._result.level == "chunks":
-            self._packs(manifest, catalog, packs, part)
-            if part is None:
-                self._streams(manifest)
+        if self._result.level == "chunks" and part is None:
+            self._everything(manifest, catalog, packs)
+        elif self._result.level == "chunks" and part is not None:
+            self._sample(manifest, catalog, packs, part)
         return self._result
 
     @contextmanager
@@ -174,28 +179,62 @@ class _Verification:
 
     # ------------------------------------------------------------ chunks level
 
-    def _packs(
-        self, manifest: Manifest, catalog: Catalog, packs: set[bytes], part: Sample | None
+    def _everything(self, manifest: Manifest, catalog: Catalog, packs: set[bytes]) -> None:
+        """Every byte of every pack, and every artifact against its SHA-256, reading once."""
+        repository = self._repository
+        sizes = {pack: catalog.stored[pack].size for pack in packs if pack in catalog.stored}
+        shelf = Shelf(self._store, repository.seal, partial(check_pack, repository))
+        reader = ChunkReader(shelf, repository.seal, repository.hasher, repository.index)
+        with (
+            self._check("packs") as check,
+            self._step("verify", sum(sizes.values())) as step,
+        ):
+            shelf.fetched = partial(self._count, sizes, step)
+            self._streams(manifest, reader)
+            with ThreadPoolExecutor(_JOBS, thread_name_prefix="vbackup-verify") as pool:
+                list(pool.map(lambda pack: shelf.check(pack, pack_key(pack)), sizes))
+            bad = [found for found in shelf.checked.values() if found.problem]
+            self._judge(check, bad, len(sizes), len(packs))
+        self._quarantine(catalog, list(shelf.checked), bad)
+
+    def _streams(self, manifest: Manifest, reader: ChunkReader) -> None:
+        with self._check("streams") as check:
+            for artifact in manifest.artifacts():
+                for start, stop, why in reader.damage(artifact):
+                    self._damaged(check, self._range(artifact, start, stop - start, why))
+            check.detail = check.detail or f"{len(manifest.artifacts())} artifacts"
+
+    def _sample(
+        self, manifest: Manifest, catalog: Catalog, packs: set[bytes], part: Sample
     ) -> None:
-        """Read the packs, or a sample of them, back and verify every byte."""
+        """Read some packs back and verify every byte and every chunk of them."""
         seal = self._repository.seal
         sizes = {pack: catalog.stored[pack].size for pack in packs if pack in catalog.stored}
-        cursor = sample.read_cursor(self._store, seal) if part else b""
-        chosen = sample.choose(sizes, part or Sample(), cursor)
+        chosen = sample.choose(sizes, part, sample.read_cursor(self._store, seal))
         with (
             self._check("packs") as check,
             self._step("verify", sum(map(sizes.__getitem__, chosen))) as step,
         ):
             bad = [found for found in self._read(chosen, sizes, step) if found.problem]
-            check.detail = f"{len(chosen)} of {len(packs)} packs read back"
-            for found in bad:
-                check.ok = False
-                check.detail = f"{pack_key(found.pack)}: {found.problem}"
+            self._judge(check, bad, len(chosen), len(packs))
             for damage in self._lost(manifest, catalog, bad):
                 self._damaged(check, damage)
-        if part and chosen:
+        if chosen:
             sample.write_cursor(self._store, seal, chosen[-1])
         self._quarantine(catalog, chosen, bad)
+
+    def _judge(self, check: Check, bad: Sequence[PackCheck], read: int, needed: int) -> None:
+        check.detail = f"{read} of {needed} packs read back"
+        for found in bad:
+            check.ok = False
+            check.detail = f"{pack_key(found.pack)}: {found.problem}"
+
+    def _count(self, sizes: Mapping[bytes, int], step: Step | None, pack: bytes) -> None:
+        with self._counting:
+            self._result.packs += 1
+            self._result.bytes_read += sizes.get(pack, 0)
+        if step is not None:
+            step.advance(sizes.get(pack, 0))
 
     def _step(self, name: str, total: int) -> AbstractContextManager[Step | None]:
         return nullcontext() if self._reporter is None else self._reporter.step(name, total=total)
@@ -205,10 +244,7 @@ class _Verification:
     ) -> Iterator[PackCheck]:
         with ThreadPoolExecutor(_JOBS, thread_name_prefix="vbackup-verify") as pool:
             for found in pool.map(lambda pack: check_pack(self._repository, pack), packs):
-                self._result.packs += 1
-                self._result.bytes_read += sizes[found.pack]
-                if step is not None:
-                    step.advance(sizes[found.pack])
+                self._count(sizes, step, found.pack)
                 yield found
 
     def _lost(
@@ -241,11 +277,3 @@ class _Verification:
                 quarantine.report_damaged(self._store, seal, found.pack, now, found.problem)
             healthy = set(read) - {found.pack for found in bad}
             quarantine.forget_damaged(self._store, healthy & catalog.damaged)
-
-    def _streams(self, manifest: Manifest) -> None:
-        """Every artifact from its first byte to its last, against its SHA-256."""
-        with self._check("streams") as check, self._step("restore check", 0):
-            for artifact in manifest.artifacts():
-                for start, stop, why in self._repository.reader.damage(artifact):
-                    self._damaged(check, self._range(artifact, start, stop - start, why))
-            check.detail = check.detail or f"{len(manifest.artifacts())} artifacts"

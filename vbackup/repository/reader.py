@@ -8,10 +8,11 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from vbackup.errors import Damaged, NotFound
 from vbackup.model.manifest import Artifact
-from vbackup.ports import ObjectStore
+from vbackup.ports import Buffer
 from vbackup.repository.codec import Seal
 from vbackup.repository.index import ChunkIndex
 from vbackup.repository.keys import ChunkHasher
@@ -49,12 +50,20 @@ class _Batch:
             self.places.append(place)
 
 
+class PackSource(Protocol):
+    """Where packs are read from: an object store, or packs that are kept at hand."""
+
+    def get(self, key: str, start: int = 0, length: int | None = None) -> Buffer:
+        """The object's bytes, or a range of them. Raises NotFound."""
+        ...
+
+
 class ChunkReader:
     """Reads chunks by id. Thread-safe. `refresh` is called when a chunk is not known."""
 
     def __init__(
         self,
-        store: ObjectStore,
+        store: PackSource,
         seal: Seal,
         hasher: ChunkHasher,
         index: Callable[[], ChunkIndex],
@@ -121,7 +130,7 @@ class ChunkReader:
         blob = self._store.get(pack_key(place.pack), place.offset, place.stored)
         return self._open(chunk, place, blob)
 
-    def _open(self, chunk: bytes, place: Location, blob: bytes | memoryview) -> bytes:
+    def _open(self, chunk: bytes, place: Location, blob: Buffer) -> bytes:
         if len(blob) != place.stored:
             raise Damaged(f"cut short at byte {place.offset + len(blob)}")
         return open_chunk(self._seal, self._hasher, chunk, place.codec, place.length, blob)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,9 +14,13 @@ import pytest
 from vbackup.errors import Damaged, NotFound, Refused, Usage, VbackupError
 from vbackup.model.manifest import CheckRecord
 from vbackup.repository.check import verify
+from vbackup.repository.packcheck import check_pack
+from vbackup.repository.packs import pack_key
+from vbackup.repository.reader import ChunkReader
 from vbackup.repository.reindex import repair_index
 from vbackup.repository.repository import Repository
 from vbackup.repository.sample import Sample, choose
+from vbackup.repository.shelf import Shelf
 
 REOPEN = Any
 
@@ -297,3 +304,85 @@ def test_a_sample_is_remembered(
     results = [verify(reopen(), "b1", level="chunks", part=Sample.parse("1/4")) for _ in range(4)]
     assert all(0 < found.packs < packs for found in results)
     assert [found.ok for found in results].count(False) == 1
+
+
+# ---------------------------------------------------------------- reading once
+
+
+def watch_reads(store: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int | None]]:
+    """What is asked of each pack: a length, or None for all of it."""
+    get, asked = store.get, defaultdict(list)
+
+    def watched(key: str, start: int = 0, length: int | None = None) -> bytes:
+        found: bytes = get(key, start, length)
+        if key.startswith("packs/"):
+            asked[key].append(None if length is None else len(found))
+        return found
+
+    monkeypatch.setattr(store, "get", watched)
+    return asked
+
+
+def test_a_full_verification_reads_each_pack_once(
+    repository: Repository, store: Any, reopen: REOPEN, kit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(3):
+        changed = kit.noise(200_000)[:150_000] + kit.noise(50_000, n)
+        kit.back_up(repository, f"b{n}", data=changed, text=kit.text(80_000, n), empty=b"")
+    needed = {
+        pack_key(place.pack)
+        for artifact in repository.load("b2").artifacts()
+        for piece in repository.reader.pieces(artifact)
+        for place in repository.reader.places(piece.chunk)
+    }
+    asked = watch_reads(store, monkeypatch)
+    opened = reopen()
+    found = verify(opened, "b2", level="chunks")
+    assert found.ok
+    assert {key for key in needed if asked[key].count(None) != 1} == set()
+    stored = sum(len(store.objects[key][0]) for key in needed)
+    beside = sum(sum(filter(None, lengths)) for lengths in asked.values())
+    assert beside < 0.2 * stored  # The recipes, to find out which packs are needed.
+    assert found.bytes_read >= stored
+
+
+@pytest.mark.parametrize("at_hand", [0, 40_000, 2**30])
+def test_packs_that_were_let_go_are_read_by_range(
+    repository: Repository, store: Any, kit: Any, at_hand: int
+) -> None:
+    kit.back_up(repository, "b1", data=kit.noise(300_000))
+    examined: list[bytes] = []
+    shelf = Shelf(store, repository.seal, examined.append, at_hand=at_hand)  # type: ignore[arg-type]
+    reader = ChunkReader(shelf, repository.seal, repository.hasher, repository.index)
+    artifact = repository.load("b1").artifacts()[0]
+    for _ in range(2):
+        assert b"".join(reader.read(artifact)) == kit.noise(300_000)
+    assert examined == []
+    assert {pack_key(pack) for pack in shelf.checked} <= set(store.names("packs/"))
+
+
+def test_many_who_want_one_pack_fetch_it_once(
+    repository: Repository, store: Any, kit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit.back_up(repository, "b1", data=kit.noise(20_000))
+    key = store.names("packs/")[0]
+    asked = watch_reads(store, monkeypatch)
+    shelf = Shelf(store, repository.seal, partial(check_pack, repository))
+    with ThreadPoolExecutor(8) as pool:
+        parts = list(pool.map(lambda n: bytes(shelf.get(key, n, 5)), range(50)))
+    assert parts == [store.objects[key][0][n : n + 5] for n in range(50)]
+    assert asked[key] == [None]
+
+
+def test_damage_is_read_around_and_examined(
+    repository: Repository, store: Any, reopen: REOPEN, kit: Any
+) -> None:
+    """One bad pack among many: the rest of the artifact is still compared."""
+    kit.back_up(repository, "b1", data=kit.noise(200_000))
+    victim = store.names("packs/")[2]
+    flip(store, victim, 5000)
+    flip(store, victim, 9000)
+    found = verify(reopen(), "b1", level="chunks")
+    assert [check.ok for check in found.checks if check.name in {"packs", "streams"}] == [False] * 2
+    assert 1 <= len(found.damage) <= 4
+    assert store.names("damaged/") == [f"damaged/{victim.rpartition('/')[2]}"]
