@@ -61,7 +61,7 @@ def _announced(answer: GetObjectOutputTypeDef, wanted: ByteRange, what: str) -> 
     if wanted.whole:
         return length, 0
     partial = answer["ResponseMetadata"]["HTTPStatusCode"] == 206
-    if not partial and "ContentRange" not in answer:  # rclone sends a range with status 200
+    if not partial and not answer.get("ContentRange"):  # rclone sends a range with status 200
         return length, wanted.start  # a server that ignores ranges sends everything
     found = _CONTENT_RANGE.fullmatch(answer.get("ContentRange", ""))
     if found is None:
