@@ -1,6 +1,7 @@
 """Prometheus metrics, made from the job history on every scrape: they survive restarts.
 
-Names and labels are documented in docs/operations.md; a test compares.
+Names and labels are documented in docs/operations.md; a test compares. The label of a job is
+`task`: Prometheus keeps `job` for what it scrapes and would rename ours.
 """
 
 from __future__ import annotations
@@ -62,20 +63,20 @@ def _ages(status: Status) -> Iterator[Metric]:
 
 def _jobs(status: Status) -> Iterator[Metric]:
     success = GaugeMetricFamily(
-        "vbackup_last_success_timestamp_seconds", "When the job last succeeded", labels=["job"]
+        "vbackup_last_success_timestamp_seconds", "When the job last succeeded", labels=["task"]
     )
     duration = GaugeMetricFamily(
-        "vbackup_last_duration_seconds", "How long the job's last run took", labels=["job"]
+        "vbackup_last_duration_seconds", "How long the job's last run took", labels=["task"]
     )
-    running = GaugeMetricFamily("vbackup_job_running", "1 while the job runs", labels=["job"])
-    code = GaugeMetricFamily("vbackup_last_exit_code", "Exit code of the last run", labels=["job"])
+    running = GaugeMetricFamily("vbackup_job_running", "1 while the job runs", labels=["task"])
+    code = GaugeMetricFamily("vbackup_last_exit_code", "Exit code of the last run", labels=["task"])
     for job, run in status.last.items():
         duration.add_metric([job], run.seconds)
         code.add_metric([job], -1 if run.code is None else run.code)
     for job, run in status.last_good.items():
         success.add_metric([job], (run.ended or run.started).timestamp())
     skipped = CounterMetricFamily(
-        "vbackup_skipped", "Times a job was due while its last run went on", labels=["job"]
+        "vbackup_skipped", "Times a job was due while its last run went on", labels=["task"]
     )
     now = {run.job for run in status.running}
     for job in JOBS:
@@ -83,7 +84,7 @@ def _jobs(status: Status) -> Iterator[Metric]:
             running.add_metric([job], float(job in now))
             skipped.add_metric([job], status.skipped.get(job, 0))
     failures = CounterMetricFamily(
-        "vbackup_failures", "Runs that did not succeed, by exit code", labels=["job", "kind"]
+        "vbackup_failures", "Runs that did not succeed, by exit code", labels=["task", "kind"]
     )
     for (name, ended_with), count in status.failures.items():
         failures.add_metric([name, outcome(ended_with)], count)

@@ -27,7 +27,7 @@ def test_the_daemon_runs_what_is_due_and_shows_it(operated: Any, tmp_path: Path)
     operated.until(lambda: {("backup", 0), ("reconcile", 0)} <= set(operated.history()))
 
     metrics = operated.get("/metrics")
-    assert 'vbackup_last_exit_code{job="backup"} 0.0' in metrics
+    assert 'vbackup_last_exit_code{task="backup"} 0.0' in metrics
     assert 'vbackup_drift{kind="missing",link="documents"} 0.0' in metrics
     assert json.loads(operated.get("/healthz"))["ok"]
     assert "documents" in operated.get("/")
@@ -80,7 +80,7 @@ def test_a_backup_that_a_stop_interrupts_is_taken_again(operated: Any, ending: i
         ("backup", 0),
     ]
     kind = "interrupted" if ending == signal.SIGTERM else "cut off"
-    assert f'vbackup_failures_total{{job="backup",kind="{kind}"}} 1.0' in operated.get("/metrics")
+    assert f'vbackup_failures_total{{kind="{kind}",task="backup"}} 1.0' in operated.get("/metrics")
 
 
 def test_a_reload_takes_the_new_schedule(operated: Any) -> None:

@@ -34,7 +34,7 @@ Row = tuple[str, float, float | None, int | None]
 GROWTH_KIB = 12 * 1024
 """What the daemon may grow while it runs: Python's arenas, not a leak (a page view is 2 MiB)."""
 
-FAILURES = r'^vbackup_failures_total\{job="(\w+)",kind="([^"]+)"\} (\S+)'
+FAILURES = r'^vbackup_failures_total\{kind="([^"]+)",task="(\w+)"\} (\S+)'
 STARTS_WITHIN = 20.0
 """Seconds: a due job waits for the lease to be confirmed, and storage may be silent."""
 
@@ -133,13 +133,13 @@ def metrics_are_true(soak: Any) -> None:
     runs, skipped = before
     failed = Counter((job, outcome(code)) for job, _, end, code in runs if end and code != 0)
     said = re.findall(
-        r'^vbackup_failures_total\{job="(\w+)",kind="([^"]+)"\} (\S+)', text, re.MULTILINE
+        r'^vbackup_failures_total\{kind="([^"]+)",task="(\w+)"\} (\S+)', text, re.MULTILINE
     )
-    assert {(job, kind): int(float(count)) for job, kind, count in said} == failed
-    skips = re.findall(r'^vbackup_skipped_total\{job="(\w+)"\} (\S+)', text, re.MULTILINE)
+    assert {(job, kind): int(float(count)) for kind, job, count in said} == failed
+    skips = re.findall(r'^vbackup_skipped_total\{task="(\w+)"\} (\S+)', text, re.MULTILINE)
     counted = Counter(job for job, _ in skipped)
     assert {job: int(float(count)) for job, count in skips if float(count)} == counted
-    running = re.findall(r'^vbackup_job_running\{job="(\w+)"\} 1', text, re.MULTILINE)
+    running = re.findall(r'^vbackup_job_running\{task="(\w+)"\} 1', text, re.MULTILINE)
     assert set(running) == {job for job, _, end, _ in runs if end is None}
 
     watermarks = watermark_of(text)

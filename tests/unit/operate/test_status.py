@@ -141,8 +141,8 @@ def test_metrics_say_the_same(good: History, tmp_path: Any) -> None:
         "vbackup_rpo_seconds 3600.0",
         "vbackup_rto_seconds 77.5",
         "vbackup_reembed_rows 4.0",
-        'vbackup_last_exit_code{job="backup"} 6.0',
-        'vbackup_failures_total{job="backup",kind="locked"} 1.0',
+        'vbackup_last_exit_code{task="backup"} 6.0',
+        'vbackup_failures_total{kind="locked",task="backup"} 1.0',
         'vbackup_drift{kind="orphans",link="docs"} 0.0',
         "vbackup_backup_new_bytes 20000.0",
     ):
@@ -258,22 +258,22 @@ def test_a_metrics_file_that_cannot_be_written_is_said(good: History, tmp_path: 
 def test_a_job_that_runs_for_the_first_time_is_running(history: History) -> None:
     history.begin("backup", NOW)
     lines = exposition(lambda: status(history)).decode().splitlines()
-    assert 'vbackup_job_running{job="backup"} 1.0' in lines
-    assert 'vbackup_job_running{job="drill"} 0.0' in lines
+    assert 'vbackup_job_running{task="backup"} 1.0' in lines
+    assert 'vbackup_job_running{task="drill"} 0.0' in lines
 
 
 def test_a_success_of_long_ago_is_remembered(history: History) -> None:
     ran(history, "drill", timedelta(days=90), 0)
     lines = exposition(lambda: status(history)).decode()
-    value = lines.split('vbackup_last_success_timestamp_seconds{job="drill"} ')[1].split()[0]
+    value = lines.split('vbackup_last_success_timestamp_seconds{task="drill"} ')[1].split()[0]
     assert float(value) == (NOW - timedelta(days=90) + timedelta(seconds=90)).timestamp()
 
 
 def test_a_job_that_did_not_start_is_counted(history: History) -> None:
     history.skip("backup", NOW)
     lines = exposition(lambda: status(history)).decode().splitlines()
-    assert 'vbackup_skipped_total{job="backup"} 1.0' in lines
-    assert 'vbackup_skipped_total{job="drill"} 0.0' in lines
+    assert 'vbackup_skipped_total{task="backup"} 1.0' in lines
+    assert 'vbackup_skipped_total{task="drill"} 0.0' in lines
 
 
 def test_thousands_of_runs_make_a_page_of_bounded_size(history: History) -> None:
