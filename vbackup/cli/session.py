@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,9 +73,11 @@ class Session:
 
     @property
     def state_directory(self) -> Path:
-        """Where the daemon keeps its job history: configured, else beside the configuration."""
+        """Where the daemon keeps its job history: configured, else what systemd's
+        StateDirectory= made ($STATE_DIRECTORY), else beside the configuration."""
+        made = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
         beside = self.settings.path.absolute().parent / "vbackup-state"
-        return self.config.schedule.state_dir or beside
+        return self.config.schedule.state_dir or (Path(made) if made else beside)
 
     def reload(self) -> Config:
         """Read the settings again. Raises Usage; the old ones stay then."""

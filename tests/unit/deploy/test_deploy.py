@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import configparser
 import json
+import os
 import re
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -104,10 +107,25 @@ def test_configurations_load(where: str, tmp_path: Path, monkeypatch: pytest.Mon
         check_cron(getattr(config.schedule, job))
 
 
+def test_time_zones_need_no_database_of_the_system() -> None:
+    """Small images have none; then even "UTC" would be unknown."""
+    code = "from vbackup.operate.cron import zone; print(zone('UTC'))"
+    environment = {**os.environ, "PYTHONTZPATH": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == ("UTC\n", "")
+
+
 def test_compose_has_the_pair_and_its_backup() -> None:
     compose = documents("compose/compose.yaml")[0]
-    assert set(compose["services"]) == {"postgres", "qdrant", "s3", "vbackup"}
+    assert set(compose["services"]) == {"postgres", "qdrant", "s3", "setup", "vbackup"}
     accepted(compose["services"]["vbackup"]["command"])
+    for name in ("setup", "vbackup"):
+        service = compose["services"][name]
+        assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
+    setup = (DEPLOY / "compose/setup.sh").read_text()
+    accepted(re.findall(r"^exec vbackup (.+)$", setup, re.MULTILINE)[0].split())
 
 
 def test_alerts_and_dashboard_use_metrics_that_exist(tmp_path: Path) -> None:
