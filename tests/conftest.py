@@ -63,7 +63,7 @@ def provider() -> Iterator[Provider]:
         pytest.exit("terminated by SIGTERM", returncode=143)
 
     before = signal.signal(signal.SIGTERM, leave)
-    containers = False if os.environ.get("VBACKUP_TEST_CONTAINERS") == "never" else None
+    containers = {"never": False, "always": True}.get(os.environ.get("VBACKUP_TEST_CONTAINERS", ""))
     with Provider(
         postgres=_given_postgres(),
         qdrant=_given_qdrant(),

@@ -30,11 +30,23 @@ def need_image(image: str) -> Path:
     docker = shutil.which("docker")
     if docker is None or not docker_answers():
         raise NotFound(f"no Docker engine answers that could run {image}", hint="docker info")
-    if _run(docker, "image", "inspect", image, timeout=60.0):
-        trouble = _run(docker, "pull", image, timeout=_PULL_TIMEOUT)
-        if trouble:
-            raise Failed(f"docker pull {image} failed: {trouble}", retryable=True)
+    trouble = lacks_image(image)
+    if trouble:
+        raise Failed(trouble, hint=f"docker pull {image}", retryable=True)
     return Path(docker)
+
+
+@functools.cache
+def lacks_image(image: str) -> str:
+    """Empty once the image is here, pulled if need be; else why it cannot be had.
+
+    Asked once: a registry that nobody reaches is not tried for every server again.
+    """
+    docker = shutil.which("docker") or "docker"
+    if not _run(docker, "image", "inspect", image, timeout=60.0):
+        return ""
+    trouble = _run(docker, "pull", image, timeout=_PULL_TIMEOUT)
+    return f"docker pull {image} failed: {trouble}" if trouble else ""
 
 
 def foreground(

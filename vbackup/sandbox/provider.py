@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import secrets
 from collections.abc import Callable
 from types import TracebackType
 from typing import TypeVar
 
-from vbackup.sandbox.containers import postgres_container, qdrant_containers
-from vbackup.sandbox.docker import docker_answers
+from vbackup.errors import Failed, NotFound
+from vbackup.sandbox.containers import (
+    postgres_container,
+    postgres_image,
+    qdrant_containers,
+    sweep_containers,
+)
+from vbackup.sandbox.docker import docker_answers, lacks_image
 from vbackup.sandbox.postgres import PostgresOptions
 from vbackup.sandbox.qdrant import QdrantOptions
-from vbackup.sandbox.qdrant_binary import DEFAULT_VERSION, find_qdrant
+from vbackup.sandbox.qdrant_binary import DEFAULT_VERSION, find_qdrant, qdrant_image
 from vbackup.sandbox.sandbox import Options, Sandbox, sweep, throwaway
 from vbackup.sandbox.servers import PostgresServer, QdrantServer, S3Server
 
@@ -22,8 +29,10 @@ _Server = TypeVar("_Server")
 class Provider:
     """Starts each kind of server at most once, when first asked for; stops all on exit.
 
-    A given server is used wherever its version fits. Methods raise NotFound when the engine is
-    not on this machine, Failed when it does not start.
+    A given server is used wherever its version fits. `containers`: True insists on them, False
+    leaves them out, None takes them where an engine answers and has or gets the image, and
+    programs of this machine otherwise. Methods raise NotFound when the server is not to be had on
+    this machine, Failed when it does not start.
     """
 
     def __init__(
@@ -43,6 +52,8 @@ class Provider:
 
     def __enter__(self) -> Provider:
         sweep()
+        if self.with_containers:
+            self._clear_containers()
         return self
 
     def __exit__(
@@ -53,9 +64,20 @@ class Provider:
     ) -> None:
         self._stack.close()
 
+    def _clear_containers(self) -> None:
+        """Also shows whether the engine that `docker info` knows answers this process."""
+        try:
+            sweep_containers()
+        except Failed:
+            if self._containers:
+                raise
+            self._containers = False
+
     @property
     def with_containers(self) -> bool:
-        return docker_answers() if self._containers is None else self._containers
+        if self._containers is None:
+            return importlib.util.find_spec("testcontainers") is not None and docker_answers()
+        return self._containers
 
     @property
     def qdrants(self) -> list[QdrantServer]:
@@ -73,11 +95,15 @@ class Provider:
         if major is not None:
             options = PostgresOptions(major=major, logical=logical)
 
-        def start() -> PostgresServer:
-            if self.with_containers:
-                container = postgres_container(options.major, logical=logical)
-                return self._stack.enter_context(container)
+        def contained() -> PostgresServer:
+            container = postgres_container(options.major, logical=logical)
+            return self._stack.enter_context(container)
+
+        def program() -> PostgresServer:
             return self._sandbox(Options(postgres=options, qdrant=None, s3=False)).postgres
+
+        def start() -> PostgresServer:
+            return self._either(postgres_image(options.major), contained, program)
 
         return self._once(("postgres", options.major, logical), start)
 
@@ -97,18 +123,24 @@ class Provider:
         wanted = version or self._default_qdrant()
         options = QdrantOptions(version=wanted, nodes=nodes, cluster=clustered, api_key=api_key)
 
-        def start() -> QdrantServer:
-            if self.with_containers:
-                key = secrets.token_urlsafe(18) if api_key else None
-                containers = qdrant_containers(wanted, nodes, cluster=clustered, api_key=key)
-                return self._stack.enter_context(containers)
+        def contained() -> QdrantServer:
+            key = secrets.token_urlsafe(18) if api_key else None
+            containers = qdrant_containers(wanted, nodes, cluster=clustered, api_key=key)
+            return self._stack.enter_context(containers)
+
+        def program() -> QdrantServer:
             return self._sandbox(Options(postgres=None, qdrant=options, s3=False)).qdrant
+
+        def start() -> QdrantServer:
+            return self._either(qdrant_image(wanted), contained, program)
 
         return self._once(("qdrant", wanted, nodes, clustered, api_key), start)
 
     def _default_qdrant(self) -> str:
         """What $VBACKUP_QDRANT_BIN or PATH holds, where only that one version can be had."""
-        return DEFAULT_VERSION if self.with_containers else find_qdrant().version
+        if self.with_containers and not lacks_image(qdrant_image(DEFAULT_VERSION)):
+            return DEFAULT_VERSION
+        return find_qdrant().version
 
     def s3(self) -> S3Server:
         """An S3 endpoint with a bucket; moto's server unless one was given."""
@@ -120,6 +152,22 @@ class Provider:
             return self._sandbox(Options(postgres=None, qdrant=None, s3=True)).s3
 
         return self._once(("s3",), start)
+
+    def _either(
+        self, image: str, contained: Callable[[], _Server], program: Callable[[], _Server]
+    ) -> _Server:
+        """A container if its image can be had; when nothing can, the error names both reasons."""
+        if not self.with_containers:
+            return program()
+        trouble = lacks_image(image)
+        if not trouble:
+            return contained()
+        if self._containers:
+            raise Failed(trouble, hint="VBACKUP_TEST_CONTAINERS=never uses this machine's programs")
+        try:
+            return program()
+        except NotFound as missing:
+            raise NotFound(missing.message, hint=f"{missing.hint}; {trouble}") from missing
 
     def _sandbox(self, options: Options) -> Sandbox:
         return self._stack.enter_context(throwaway(options))

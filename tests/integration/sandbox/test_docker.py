@@ -45,9 +45,11 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
     monkeypatch.delenv(qdrant_binary.ENVIRONMENT, raising=False)
     monkeypatch.setattr(qdrant_binary, "RELEASES", {})
-    docker.docker_answers.cache_clear()
+    for cached in (docker.docker_answers, docker.lacks_image):
+        cached.cache_clear()
     yield calls
-    docker.docker_answers.cache_clear()
+    for cached in (docker.docker_answers, docker.lacks_image):
+        cached.cache_clear()
 
 
 def test_it_is_the_last_resort_and_pulls_once(calls: Path) -> None:

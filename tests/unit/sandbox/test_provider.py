@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -65,6 +66,8 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> Starts:
     for name in ("postgres_container", "qdrant_containers", "throwaway"):
         monkeypatch.setattr(provider, name, getattr(starts, name))
     monkeypatch.setattr(provider, "sweep", list)
+    monkeypatch.setattr(provider, "sweep_containers", list)
+    monkeypatch.setattr(provider, "lacks_image", lambda image: "")
     return starts
 
 
@@ -119,6 +122,69 @@ def test_containers_are_preferred_where_an_engine_answers(
     ]
 
 
+def test_programs_stand_in_for_images_that_cannot_be_had(
+    starts: Starts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lacking = {"pgvector/pgvector:pg15": "docker pull pgvector/pgvector:pg15 failed: no route"}
+    monkeypatch.setattr(provider, "docker_answers", lambda: True)
+    monkeypatch.setattr(provider, "lacks_image", lambda image: lacking.get(image, ""))
+    with Provider() as chosen:
+        chosen.postgres(15)
+        chosen.postgres(16)
+    assert [asked.split()[0] for asked in starts.asked] == ["sandbox", "postgres"]
+
+
+def test_containers_that_are_insisted_on_do_not_turn_into_programs(
+    starts: Starts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provider, "lacks_image", lambda image: f"docker pull {image} failed: no")
+    with Provider(containers=True) as insisting, pytest.raises(Failed, match="pg16 failed: no"):
+        insisting.postgres(16)
+    assert starts.asked == []
+
+
+def test_when_neither_can_be_had_both_reasons_are_told(
+    starts: Starts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(_options: Options) -> Any:
+        raise NotFound("no PostgreSQL 15 here", hint="install postgresql-15")
+
+    monkeypatch.setattr(provider, "docker_answers", lambda: True)
+    monkeypatch.setattr(provider, "lacks_image", lambda image: "docker pull failed: no route")
+    monkeypatch.setattr(provider, "throwaway", nothing)
+    with Provider() as chosen, pytest.raises(NotFound, match="no PostgreSQL 15") as caught:
+        chosen.postgres(15)
+    assert caught.value.hint == "install postgresql-15; docker pull failed: no route"
+
+
+def test_an_engine_that_only_its_client_reaches_is_passed_over(
+    starts: Starts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deaf() -> None:
+        raise Failed("no container engine answers")
+
+    monkeypatch.setattr(provider, "docker_answers", lambda: True)
+    monkeypatch.setattr(provider, "sweep_containers", deaf)
+    with Provider() as chosen:
+        chosen.postgres(16)
+    assert starts.asked[0].startswith("sandbox")
+    with pytest.raises(Failed, match="no container engine"), Provider(containers=True):
+        pass
+
+
+def test_an_image_is_asked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = tmp_path / "docker"
+    client.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\necho no route >&2\nexit 1\n')
+    client.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    docker.lacks_image.cache_clear()
+    assert (
+        docker.lacks_image("a:1") == docker.lacks_image("a:1") == "docker pull a:1 failed: no route"
+    )
+    assert (tmp_path / "calls").read_text().splitlines() == ["image inspect a:1", "pull a:1"]
+    docker.lacks_image.cache_clear()
+
+
 @pytest.mark.parametrize(("script", "answers"), [("exit 0", True), ("exit 1", False)])
 def test_an_engine_answers_when_docker_info_succeeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, answers: bool
@@ -139,10 +205,13 @@ class FakeContainer:
     """Records what testcontainers' DockerContainer is told."""
 
     all: list[FakeContainer]
+    engine = socket.gethostname()
 
     def __init__(self, image: str) -> None:
         self.image = image
         self.told: dict[str, Any] = {}
+        self.ports: dict[str, Any] = {}
+        self.status = "running"
         self.stopped = False
         type(self).all.append(self)
 
@@ -157,22 +226,40 @@ class FakeContainer:
 
     def start(self) -> None:
         if "broken" in self.image:
-            from docker.errors import DockerException  # type: ignore[import-untyped]
+            from docker.errors import DockerException
 
             raise DockerException("no such image")
 
     def stop(self) -> None:
         self.stopped = True
 
+    def reload(self) -> None:
+        if "ending" in self.image:
+            self.status = "exited"
+
+    def get_logs(self) -> tuple[bytes, bytes]:
+        return b"starting\n", b"FATAL: no space left\n"
+
+    def get_docker_client(self) -> Any:
+        class Client:
+            @property
+            def client(self) -> Client:
+                return self
+
+            def info(self) -> dict[str, str]:
+                return {"Name": FakeContainer.engine}
+
+        return Client()
+
     def exec(self, command: list[str]) -> Any:
         class Result:
-            exit_code = 0
+            exit_code = 1 if "ending" in self.image else 0
             output = b"postgres (PostgreSQL) 16.9 (Debian 16.9-1.pgdg120+1)\n"
 
         return Result()
 
     def get_container_host_ip(self) -> str:
-        return "127.0.0.1"
+        return "engine.example"
 
     def get_exposed_port(self, port: int) -> str:
         return str(port + 1)
@@ -193,8 +280,18 @@ def test_a_postgres_container_is_set_up_like_the_sandbox(fakes: type[FakeContain
         assert container.image == "pgvector/pgvector:pg16"
         assert ("POSTGRES_PASSWORD", server.password) in container.told["with_env"]
         assert "-c wal_level=logical" in container.told["with_command"][0][0]
+        assert container.ports == {"5432": ("127.0.0.1", None)}, "nobody else's business"
         assert not container.stopped
     assert container.stopped
+
+
+def test_an_engine_elsewhere_publishes_to_us(
+    fakes: type[FakeContainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeContainer, "engine", "another-machine")
+    with containers.postgres_container(16) as server:
+        assert server.host == "engine.example"
+        assert fakes.all[0].ports == {}
 
 
 def test_a_container_that_does_not_start_is_named(
@@ -206,13 +303,27 @@ def test_a_container_that_does_not_start_is_named(
         containers.postgres_container(16),
     ):
         pass
+    assert fakes.all[0].stopped, "it may have been made before it did not start"
+
+
+def test_a_container_that_ends_is_told_with_its_last_words(
+    fakes: type[FakeContainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(containers, "_POSTGRES_IMAGE", "ending:{major}")
+    with (
+        pytest.raises(Failed, match="PostgreSQL 16 ended: FATAL: no space left"),
+        containers.postgres_container(16),
+    ):
+        pass
+    assert fakes.all[0].stopped
 
 
 def test_what_containers_are_told_is_what_testcontainers_knows() -> None:
     from testcontainers.core.container import DockerContainer
 
-    used = ("env", "exposed_ports", "command", "network", "network_aliases")
-    for name in (*(f"with_{each}" for each in used), "start", "stop", "exec"):
+    used = ("env", "exposed_ports", "command", "network", "network_aliases", "kwargs")
+    others = ("start", "stop", "exec", "reload", "get_logs", "get_docker_client")
+    for name in (*(f"with_{each}" for each in used), *others):
         assert callable(getattr(DockerContainer, name))
 
 
