@@ -3,7 +3,9 @@
 #   docker build -t vbackup .
 #   docker run --rm -v "$PWD:/work" -e DATABASE_URL vbackup backup
 #
-# The configuration is read from /work/vbackup.toml; the repository is best a bucket.
+# The configuration is read from /work/vbackup.toml; the repository is best a bucket. The image
+# runs without root, without capabilities and on a read-only root: only /work and
+# /var/tmp/vbackup are written.
 
 # ---- the wheel and all its dependencies, in a virtual environment that is copied as a whole
 FROM python:3.11-slim-bookworm AS build
@@ -11,28 +13,33 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY vbackup ./vbackup
 RUN python -m venv /opt/vbackup \
-    && /opt/vbackup/bin/pip install --no-cache-dir --disable-pip-version-check '.[edge,redis,notify]'
+    && /opt/vbackup/bin/pip install --no-cache-dir --disable-pip-version-check '.[edge,redis,notify]' \
+    && /opt/vbackup/bin/pip uninstall --yes --quiet pip setuptools
 
 # ---- what runs
 FROM python:3.11-slim-bookworm AS runtime
 
 # pg_dump refuses a server that is newer than itself, and its archives are best read by the same
 # major version: all of them live side by side in /usr/lib/postgresql/<major>/bin, where vbackup
-# looks for the one that fits. Debian's own script sets up the PostgreSQL project's repository.
+# looks for the one that fits. They come from the PostgreSQL project's repository, or a mirror.
+ARG PG_MAJORS="14 15 16 17 18"
+ARG PGDG_URL=https://apt.postgresql.org/pub/repos/apt
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates postgresql-common tini \
-    && /usr/share/postgresql-common/pgdg/apt.postgresql.org.sh -y \
+    && . /etc/os-release \
+    && printf '%s\n' 'Types: deb' "URIs: $PGDG_URL" "Suites: $VERSION_CODENAME-pgdg" \
+        'Components: main' \
+        'Signed-By: /usr/share/postgresql-common/pgdg/apt.postgresql.org.gpg' \
+        > /etc/apt/sources.list.d/pgdg.sources \
+    && apt-get update \
     && apt-get install -y --no-install-recommends \
-        postgresql-client-14 \
-        postgresql-client-15 \
-        postgresql-client-16 \
-        postgresql-client-17 \
-        postgresql-client-18 \
+        $(for major in $PG_MAJORS; do echo "postgresql-client-$major"; done) \
     && rm -rf /var/lib/apt/lists/*
 
 COPY --from=build /opt/vbackup /opt/vbackup
-RUN useradd --system --uid 10001 --user-group --home-dir /work --shell /usr/sbin/nologin vbackup \
-    && install -d -o vbackup -g vbackup /work /var/tmp/vbackup
+RUN groupadd --system --gid 10001 vbackup \
+    && useradd --system --uid 10001 --gid vbackup --home-dir /work --shell /usr/sbin/nologin vbackup \
+    && install -d -o vbackup -g vbackup /work /var/tmp/vbackup /var/lib/vbackup
 
 ENV PATH=/opt/vbackup/bin:$PATH \
     PYTHONUNBUFFERED=1 \

@@ -9,7 +9,7 @@ MINUTES ?= 30
 PYTEST_ARGS ?=
 EXTRAS ?= dev
 
-.PHONY: help install demo test unit lint format torture soak clean
+.PHONY: help install demo test unit lint format torture soak containers clean
 
 help:
 	@echo "make demo                 watch a live pair being backed up, destroyed and restored"
@@ -18,6 +18,7 @@ help:
 	@echo "make lint                 ruff and mypy --strict"
 	@echo "make torture RUNS=200     that many random scenarios (SEED=1000 is the first)"
 	@echo "make soak MINUTES=30      backups under writers while servers are killed"
+	@echo "make containers           the image, compose, and integration tests on servers in containers"
 
 # Installed again when the dependencies change.
 $(VENV)/.installed: pyproject.toml
@@ -51,6 +52,12 @@ torture: install
 
 soak: install
 	SOAK_MINUTES=$(MINUTES) $(RUN) pytest tests/torture -k soak --timeout=0 $(PYTEST_ARGS)
+
+# An engine of its own where podman is installed and we are root; see docs/development.md.
+containers: install
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,deploy]'
+	$(RUN) tests.containers.engine sh -c '$(RUN) tests.containers.images \
+	    && VBACKUP_TEST_COMPOSE=1 $(RUN) pytest tests/containers tests/integration $(PYTEST_ARGS)'
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

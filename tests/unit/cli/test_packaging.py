@@ -35,6 +35,7 @@ def test_every_instruction_is_one_that_docker_knows(instructions: list[Instructi
         "COPY",
         "RUN",
         "ENV",
+        "ARG",
         "USER",
         "VOLUME",
         "EXPOSE",
@@ -68,7 +69,9 @@ def test_it_starts_vbackup(instructions: list[Instruction]) -> None:
 def test_it_has_the_client_tools_of_every_major(
     instructions: list[Instruction], major: int
 ) -> None:
-    assert any(f"postgresql-client-{major}" in given for given in arguments(instructions, "RUN"))
+    (majors,) = (each for each in arguments(instructions, "ARG") if each.startswith("PG_MAJORS="))
+    assert str(major) in majors.partition("=")[2].strip('"').split()
+    assert any("postgresql-client-$major" in given for given in arguments(instructions, "RUN"))
 
 
 def test_what_it_copies_is_not_ignored(instructions: list[Instruction]) -> None:
@@ -87,7 +90,7 @@ def test_what_it_copies_is_not_ignored(instructions: list[Instruction]) -> None:
     assert all((ROOT / source).exists() for source in kept)
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "lint", "torture", "soak"])
+@pytest.mark.parametrize("target", ["demo", "test", "lint", "torture", "soak", "containers"])
 def test_the_makefile_has_the_promised_targets(target: str) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert re.search(rf"^{target}:", makefile, re.MULTILINE)
