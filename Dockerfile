@@ -11,9 +11,12 @@
 FROM python:3.11-slim-bookworm AS build
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
-COPY vbackup ./vbackup
+COPY vbackup/__init__.py ./vbackup/
+# A layer of its own for the dependencies: it stays while only vbackup's code changes.
 RUN python -m venv /opt/vbackup \
-    && /opt/vbackup/bin/pip install --no-cache-dir --disable-pip-version-check '.[edge,redis,notify]' \
+    && /opt/vbackup/bin/pip install --no-cache-dir --disable-pip-version-check '.[edge,redis,notify]'
+COPY vbackup ./vbackup
+RUN /opt/vbackup/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --force-reinstall . \
     && /opt/vbackup/bin/pip uninstall --yes --quiet pip setuptools
 
 # ---- what runs

@@ -33,6 +33,10 @@ def images(docker_host: str) -> Iterator[Images]:
     """Pulled, or made, when they are asked for."""
     own = is_own(docker_host)
     with contextlib.closing(Images(docker_host, storage(), stand_ins=own)) as images:
+        try:
+            images.probe()
+        except EngineMissing as missing:
+            pytest.skip(f"no container engine: {missing}")
         yield images
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import docker
 
-from tests.containers.engine import is_own, storage
+from tests.containers.engine import EngineMissing, is_own, storage
 from vbackup.sandbox.qdrant_binary import RELEASES, find_qdrant
 
 BASE = "python:3.11-slim-bookworm"
@@ -57,6 +57,13 @@ class Images:
         with self._alone():
             self.build(root, PROJECT, **arguments)
         return PROJECT
+
+    def probe(self) -> None:
+        """Raises EngineMissing where containers cannot be made, or do not run."""
+        try:
+            self._engine.containers.run(self.base(), ["true"], remove=True)
+        except docker.errors.DockerException as error:
+            raise EngineMissing(f"the engine runs no container: {error}") from error
 
     def base(self) -> str:
         """Debian with Python, and in `PGDG` what stands in for the PostgreSQL repository."""
@@ -100,9 +107,8 @@ class Images:
             tar = scratch / "base.tar"
             command = ["mmdebstrap", "--variant=apt", "--quiet"]
             command += ["--include=python3.11-venv,ca-certificates"]
-            for hook in _hooks(scratch):
-                command.append(f"--customize-hook={hook}")
-            subprocess.run([*command, "bookworm", tar], check=True, capture_output=True)
+            command += [f"--customize-hook={hook}" for hook in _hooks(scratch)]
+            _bootstrap([*command, "bookworm", str(tar)])
             self._engine.api.import_image_from_file(str(tar), repository=BASE)
 
     def _make_postgres(self, name: str, major: int) -> None:
@@ -119,6 +125,16 @@ class Images:
             shutil.copy(SOURCES / "qdrant" / "Dockerfile", context)
             shutil.copy(find_qdrant(version).path, context / "qdrant")
             self.build(context, name)
+
+
+def _bootstrap(command: list[str]) -> None:
+    """Raises EngineMissing without mmdebstrap, or without the way to a mirror of Debian."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        raise EngineMissing("no mmdebstrap here that could make a base image") from error
+    if done.returncode:
+        raise EngineMissing(f"mmdebstrap made no base image: {done.stderr.strip()[-300:]}")
 
 
 def _scratch() -> AbstractContextManager[str]:

@@ -167,7 +167,7 @@ def test_a_pair_goes_into_the_repository_and_back(
     json_of("init")
     json_of("check")
     backup = json_of("backup")
-    assert backup["patch"] == {"upserts": 0, "deletes": 0, "reembed": 0}
+    assert backup["patch"]["reembed"] == 0
     json_of("verify", "--level", "chunks")
     restored = json_of("restore", "--database", f"{database.rpartition('/')[2]}_back")
     (link,) = restored["reconcile"]["links"]

@@ -86,7 +86,7 @@ def test_what_it_copies_is_not_ignored(instructions: list[Instruction]) -> None:
         if not given.startswith("--from=")
         for source in given.split()[:-1]
     }
-    assert {source.removeprefix("./") for source in sources} == kept
+    assert {source.removeprefix("./").partition("/")[0] for source in sources} == kept
     assert all((ROOT / source).exists() for source in kept)
 
 
