@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from vbackup import __version__
 from vbackup.cli.main import cli
 from vbackup.config import ObjectiveConfig, ScheduleConfig
 from vbackup.operate.cron import check_cron
@@ -85,9 +86,17 @@ def test_kubernetes_manifests_run_commands_that_exist() -> None:
         if d["kind"] == "Deployment"
     ]
     for pod in pods:
+        # What the Pod Security Standard "restricted" asks for.
         assert pod["securityContext"]["runAsNonRoot"]
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         for container in pod["containers"]:
             accepted(container["args"])
+            inside = container["securityContext"]
+            assert inside["capabilities"] == {"drop": ["ALL"]}
+            assert (inside["readOnlyRootFilesystem"], inside["allowPrivilegeEscalation"]) == (
+                True,
+                False,
+            )
             mounts = {mount["name"] for mount in container["volumeMounts"]}
             assert mounts == {volume["name"] for volume in pod["volumes"]}
 
@@ -105,6 +114,15 @@ def test_configurations_load(where: str, tmp_path: Path, monkeypatch: pytest.Mon
     config = load(path).config
     for job in ("backup", "verify", "reconcile", "prune"):
         check_cron(getattr(config.schedule, job))
+
+
+def test_images_are_those_of_this_version() -> None:
+    named = {
+        tag
+        for path in DEPLOY.rglob("*.yaml")
+        for tag in re.findall(r"image: vbackup:(\S+)", path.read_text())
+    }
+    assert named == {__version__}
 
 
 def test_time_zones_need_no_database_of_the_system() -> None:
