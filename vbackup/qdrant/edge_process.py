@@ -17,8 +17,9 @@ from vbackup.qdrant.edge_protocol import Answer, Ready, Request, Trouble, receiv
 from vbackup.qdrant.unpack import unpack
 
 COMMAND = (sys.executable, "-P", "-m", "vbackup.qdrant.edge_worker")
-ENVIRONMENT = {"MALLOC_ARENA_MAX": "2"}
-"""Many arenas would reserve addresses that the process' limit counts."""
+ENVIRONMENT = {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}
+"""Many arenas, and threads that nobody uses, would reserve addresses that the process' limit
+counts."""
 ENDING = 10.0
 """Seconds for a process that closed its pipe to be gone."""
 

@@ -6,12 +6,17 @@ Frames of msgpack, each with its length before it; one answer a request, in orde
 from __future__ import annotations
 
 import struct
-from typing import IO, Any
+from collections.abc import Sequence
+from typing import IO, Any, Literal, TypeVar, cast
 
 import msgspec
+import numpy as np
 
-from vbackup.model.blocks import PointId
+from vbackup.model.blocks import PointBlock, PointId
+from vbackup.model.columns import Integers, Numbers, Uuids
 from vbackup.model.link import Link
+
+T = TypeVar("T")
 
 LARGEST = 1 << 30
 """Bytes of one frame that are believed."""
@@ -48,14 +53,64 @@ class Whole(msgspec.Struct, frozen=True, tag=True):
     ids: list[PointId]
 
 
+class Array(msgspec.Struct, frozen=True, tag=True):
+    """A column of `model.columns`, as it lies in memory: both ends are on one machine."""
+
+    kind: Literal["integers", "numbers", "uuids"]
+    data: bytes
+
+    @classmethod
+    def of(cls, column: Integers | Numbers | Uuids) -> Array:
+        if isinstance(column, Uuids):
+            return cls("uuids", column.hi.tobytes() + column.lo.tobytes())
+        kind: Literal["integers", "numbers"] = (
+            "integers" if isinstance(column, Integers) else "numbers"
+        )
+        return cls(kind, column.values.tobytes())
+
+    def column(self) -> Integers | Numbers | Uuids:
+        if self.kind == "integers":
+            return Integers(np.frombuffer(self.data, np.int64))
+        numbers = np.frombuffer(self.data, np.uint64)
+        if self.kind == "numbers":
+            return Numbers(numbers)
+        return Uuids(numbers[: len(numbers) // 2], numbers[len(numbers) // 2 :])
+
+
 class Columns(msgspec.Struct, frozen=True, tag=True):
     """A block of points. `start` is the id that the next page starts from."""
 
-    ids: list[PointId]
-    refs: list[str | None]
-    versions: list[str | None] | None = None
+    ids: list[PointId] | Array
+    refs: list[str | None] | Array
+    versions: list[str | None] | Array | None = None
     tenants: list[str | None] | None = None
     start: PointId | None = None
+
+    @classmethod
+    def of(cls, block: PointBlock, start: PointId | None) -> Columns:
+        return cls(
+            ids=_packed(block.ids),
+            refs=_packed(block.refs),
+            versions=None if block.versions is None else _packed(block.versions),
+            tenants=None if block.tenants is None else list(block.tenants),
+            start=start,
+        )
+
+    def block(self) -> PointBlock:
+        return PointBlock(
+            cast("Sequence[PointId]", _unpacked(self.ids)),
+            cast("Sequence[str | None]", _unpacked(self.refs)),
+            cast("Sequence[str | None] | None", self.versions and _unpacked(self.versions)),
+            self.tenants,
+        )
+
+
+def _packed(column: Sequence[T]) -> list[T] | Array:
+    return Array.of(column) if isinstance(column, (Integers, Numbers, Uuids)) else list(column)
+
+
+def _unpacked(column: Sequence[T] | Array) -> Sequence[T] | Integers | Numbers | Uuids:
+    return column.column() if isinstance(column, Array) else column
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):

@@ -9,13 +9,16 @@ from __future__ import annotations
 import os
 import resource
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import UUID
 
+import numpy as np
 import qdrant_edge
 
-from vbackup.model.blocks import PointBlock, PointId
+from vbackup.model.blocks import PointId
+from vbackup.model.columns import Numbers, Uuids
 from vbackup.model.link import Link
 from vbackup.qdrant.conditions import owned_filter
 from vbackup.qdrant.edge_filter import FieldIndexes, edge_filter
@@ -117,18 +120,21 @@ class Shard:
 
 
 def _columns(projection: Projection, records: list[Any], start: PointId | None) -> Columns:
-    ids = [_point_id(record.id) for record in records]
+    ids = _point_ids([record.id for record in records])
     payloads: list[Payload] = (
         [record.payload for record in records] if projection.keys else [None] * len(ids)
     )
-    block: PointBlock = projection.block(ids, payloads)
-    return Columns(
-        ids=list(block.ids),
-        refs=list(block.refs),
-        versions=None if block.versions is None else list(block.versions),
-        tenants=None if block.tenants is None else list(block.tenants),
-        start=start,
-    )
+    return Columns.of(projection.block(ids, payloads), start)
+
+
+def _point_ids(found: list[Any]) -> Sequence[PointId]:
+    """The engine's ids, numbers and UUIDs, without a text each where they are all alike."""
+    kinds = set(map(type, found))
+    if kinds == {int}:
+        return Numbers(np.fromiter(found, np.uint64, len(found)))
+    if kinds == {UUID}:
+        return Uuids.of_bytes(b"".join([id_.bytes for id_ in found]))
+    return list(map(_point_id, found))
 
 
 def _point_id(found: object) -> PointId:

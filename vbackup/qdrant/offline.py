@@ -97,7 +97,7 @@ class OfflinePoints:
         for shard in self._of(collection):
             for start in range(0, len(wanted), PAGE):
                 request = Lookup(link, wanted[start : start + PAGE])
-                blocks.append(_block(shard.ask(request, Columns)))
+                blocks.append(shard.ask(request, Columns).block())
         return joined(blocks)
 
     def owned(self, link: Link, collection: str, keys: Sequence[str]) -> PointBlock:
@@ -155,11 +155,7 @@ def _pages(
     start: PointId | None = None
     while True:
         columns = shard.ask(request(start), Columns)
-        yield _block(columns)
+        yield columns.block()
         if columns.start is None:
             return
         start = columns.start
-
-
-def _block(columns: Columns) -> PointBlock:
-    return PointBlock(columns.ids, columns.refs, columns.versions, columns.tenants)

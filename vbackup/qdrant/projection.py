@@ -6,12 +6,15 @@ Only the needed payload keys are asked for, and whole columns are built at a tim
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from itertools import compress
 from typing import Any, cast
 
 import msgspec
+import numpy as np
 
 from vbackup.model.blocks import Point, PointBlock, PointId
+from vbackup.model.columns import Integers, Numbers, Uuids
 from vbackup.model.keys import all_uuids, canonical, composite
 from vbackup.model.link import JSON_STEP, Link, PayloadPath
 from vbackup.qdrant.conditions import Admission, filter_paths, server_key
@@ -19,6 +22,7 @@ from vbackup.qdrant.pagescan import PageScan, rest_of
 
 Payload = dict[str, Any] | None
 
+_INT64 = np.uint64(2**63)
 _WHOLE = {int, str}
 # The shortest text that may be another spelling of a UUID.
 _UUID_LENGTH = 32
@@ -99,9 +103,9 @@ class Projection:
             tenants=_column(link.tenant, payloads) if link.tenant else None,
         )
 
-    def _refs(self, ids: Sequence[PointId], payloads: Sequence[Payload]) -> list[str | None]:
+    def _refs(self, ids: Sequence[PointId], payloads: Sequence[Payload]) -> Sequence[str | None]:
         if self._link.by_id:
-            return list(map(str, ids))
+            return _keys(ids)
         columns = [_column(path, payloads) for path in self._link.ref]
         if len(columns) == 1:
             return columns[0]
@@ -187,16 +191,29 @@ def joined(blocks: Sequence[PointBlock]) -> PointBlock:
     )
 
 
-def _column(path: PayloadPath, payloads: Sequence[Payload]) -> list[str | None]:
+def _keys(ids: Sequence[PointId]) -> Sequence[str]:
+    """Ids as the keys of rows."""
+    if isinstance(ids, Uuids):
+        return ids
+    if isinstance(ids, Numbers) and len(ids) and ids.values.max() < _INT64:
+        return Integers(ids.values.view(np.int64))
+    return list(map(str, ids))
+
+
+def _column(path: PayloadPath, payloads: Sequence[Payload]) -> Sequence[str | None]:
     if len(path.steps) == 1:
         step = path.steps[0]
         return _canonical([payload.get(step) if payload else None for payload in payloads])
     return _canonical([path.extract(payload) for payload in payloads])
 
 
-def _canonical(values: Sequence[object]) -> list[str | None]:
+def _canonical(values: Sequence[object]) -> Sequence[str | None]:
     """`canonical` of each, the common columns as a whole: of numbers, short texts, UUIDs."""
-    if values and set(map(type, values)) <= _WHOLE:
+    kinds = set(map(type, values))
+    if kinds == {int}:
+        with suppress(OverflowError):
+            return Integers(np.fromiter(cast("Sequence[int]", values), np.int64, len(values)))
+    if values and kinds <= _WHOLE:
         texts = list(map(str, values))
         if max(map(len, texts)) < _UUID_LENGTH or all_uuids(texts):
             return cast("list[str | None]", texts)

@@ -8,12 +8,15 @@ import sys
 import tarfile
 import textwrap
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from vbackup.errors import Damaged, Failed
+from vbackup.model.blocks import PointBlock
+from vbackup.model.columns import Integers, Numbers, Uuids
 from vbackup.model.link import Link, PayloadPath, RowSource
 from vbackup.qdrant import edge_process
 from vbackup.qdrant.edge_process import EdgeProcess
@@ -110,6 +113,31 @@ def reader(
         assert list((tmp_path / "work").iterdir()) == []
 
 
+BLOCKS = [
+    PointBlock([], [], None),
+    PointBlock([1, "u"], ["k", None], ["v", None], [None, "t"]),
+    PointBlock(
+        Numbers(np.array([0, 2**64 - 1], np.uint64)),
+        ["0", str(2**64 - 1)],
+        Integers(np.array([-1, 2**63 - 1])),
+    ),
+    PointBlock(Uuids.of_bytes(bytes(range(32))), Uuids.of_bytes(bytes(range(32)))),
+]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_columns_survive_the_pipe_as_lists_and_as_arrays(block: PointBlock) -> None:
+    pipe = io.BytesIO()
+    send(pipe, Columns.of(block, 7))
+    pipe.seek(0)
+
+    answer = receive_answer(pipe)
+    assert isinstance(answer, Columns)
+    assert answer.start == 7
+    assert answer.block() == block
+    assert type(answer.block().ids) is type(block.ids)
+
+
 ANSWERING = """
     send(out, Ready(1))
     while (request := receive_request(inp)) is not None:
@@ -124,15 +152,15 @@ def test_a_request_gets_its_answer(reader: Callable[[str], EdgeProcess]) -> None
     second = process.ask(Lookup(LINK, [3]), Columns)
 
     assert (first.ids, second.ids) == ([1, 2], [3])
-    assert first.refs[0] == second.refs[0]
+    assert first.block().refs[0] == second.block().refs[0]
 
 
 def test_threads_take_turns(reader: Callable[[str], EdgeProcess]) -> None:
     process = reader(ANSWERING)
-    found: dict[int, list[int | str]] = {}
+    found: dict[int, Sequence[int | str]] = {}
 
     def ask(number: int) -> None:
-        found[number] = process.ask(Lookup(LINK, [number] * number), Columns).ids
+        found[number] = process.ask(Lookup(LINK, [number] * number), Columns).block().ids
 
     threads = [threading.Thread(target=ask, args=(n,)) for n in range(1, 20)]
     for thread in threads:
