@@ -2,12 +2,13 @@
 
     python benchmarks/reconcile.py --rows 1000000 --keys int,uuid
 
-Starts PostgreSQL and Qdrant from the sandbox (or takes --dsn and --qdrant), fills both with
-pairs that agree but for a few planted faults, then measures each contender in a process of its
-own: wall and CPU seconds, peak memory. The plain script is what most people write: a
-`qdrant-client` scroll into a set, a `SELECT` into a set, two set differences. `plain` compares
-keys alone, as `vbackup-keys` does; `plain-versions` and `vbackup` compare versions as well.
-`--filled` measures again what an earlier run left on servers of yours.
+Starts PostgreSQL and Qdrant from the sandbox (or takes --dsn and --qdrant), fills a database and
+a collection with pairs that agree but for a few planted faults, then measures each contender in a
+process of its own: wall and CPU seconds, peak memory. The plain script is what most people write:
+a `qdrant-client` scroll into a set, a `SELECT` into a set, two set differences. `plain` compares
+keys alone, as `vbackup-keys` does; `plain-versions` and `vbackup` compare versions as well, and so
+does `vbackup-offline`, out of a backup of the pair and with no server. `--filled` measures again
+what an earlier run left on servers of yours.
 """
 
 from __future__ import annotations
@@ -20,128 +21,39 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psycopg
 from pydantic import SecretStr
-
-FAULTS = 10
-BATCH = 5_000
-_UUID = "md5(n::text)::uuid"
-_KEY = {"int": "n", "uuid": _UUID}
-
-
-# ------------------------------------------------------------ the pair
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Where the rows and points of one kind of key are."""
-
-    dsn: str
-    url: str
-    kind: str
-    work_dir: Path
-
-    @property
-    def name(self) -> str:
-        """Of the table and of the collection."""
-        return f"bench_{self.kind}"
-
-
-def fill(pair: Pair, rows: int) -> None:
-    """`rows` pairs; the last FAULTS rows have no point, FAULTS points have no row."""
-    name, kind = pair.name, pair.kind
-    with psycopg.connect(pair.dsn, autocommit=True) as connection:
-        connection.execute(f"DROP TABLE IF EXISTS {name}")
-        column = "bigint" if kind == "int" else "uuid"
-        connection.execute(
-            f"CREATE TABLE {name} (id {column} PRIMARY KEY, version bigint, body text)"
-        )
-        connection.execute(
-            f"INSERT INTO {name} SELECT {_KEY[kind]}, n % 7, repeat('x', 200)"
-            f" FROM generate_series(1, {rows}) n"
-        )
-        connection.execute(f"VACUUM (ANALYZE, FREEZE) {name}")
-    with httpx.Client(base_url=pair.url, timeout=300) as http:
-        http.delete(f"/collections/{name}")
-        http.put(
-            f"/collections/{name}",
-            json={
-                "vectors": {"size": 4, "distance": "Dot", "on_disk": True},
-                "hnsw_config": {"m": 0},
-                "optimizers_config": {"default_segment_number": 2},
-            },
-        ).raise_for_status()
-        for points in _points(kind, rows):
-            answer = http.put(
-                f"/collections/{name}/points", params={"wait": "false"}, content=points
-            )
-            answer.raise_for_status()
-        _settled(http, name, rows)
-
-
-def _points(kind: str, rows: int) -> Iterator[bytes]:
-    import hashlib
-    import uuid
-
-    for start in range(1, rows + 1, BATCH):
-        numbers = [n for n in range(start, min(start + BATCH, rows + 1)) if n > FAULTS]
-        if start + BATCH > rows:
-            numbers += range(rows + 1, rows + FAULTS + 1)
-        yield json.dumps(
-            {
-                "points": [
-                    {
-                        "id": n
-                        if kind == "int"
-                        else str(uuid.UUID(hashlib.md5(str(n).encode()).hexdigest())),
-                        "vector": [1.0, 2.0, 3.0, 4.0],
-                        "payload": {"version": n % 7, "title": "a title of some length"},
-                    }
-                    for n in numbers
-                ]
-            }
-        ).encode()
-
-
-def _settled(http: httpx.Client, name: str, rows: int) -> None:
-    """Every point is there and no optimiser is at work."""
-    while True:
-        info = http.get(f"/collections/{name}").json()["result"]
-        counted = http.post(f"/collections/{name}/points/count", json={"exact": True})
-        if counted.json()["result"]["count"] == rows and info["status"] == "green":
-            return
-        time.sleep(1)
-
+from reconcile_pair import FAULTS, Pair, back_up, database, fill
 
 # ------------------------------------------------------------ the contenders
 
 
 def plain(pair: Pair) -> tuple[int, int]:
     """The usual script: both key sets in memory. (missing, orphans)."""
-    points = {key for key, _ in _scrolled(pair, with_payload=False)}
+    points = {point.id for point in _scrolled(pair, with_payload=False)}
     with psycopg.connect(pair.dsn) as connection:
-        rows = {str(key) for (key,) in connection.execute(f"SELECT id FROM {pair.name}")}
+        found = connection.execute(f"SELECT id FROM {pair.name}")
+        rows = {key for (key,) in found} if pair.kind == "int" else {str(key) for (key,) in found}
     return len(rows - points), len(points - rows)
 
 
 def plain_versions(pair: Pair) -> tuple[int, int]:
     """The same script, comparing what vbackup compares: versions as well. (missing, orphans)."""
-    points = dict(_scrolled(pair, with_payload=["version"]))
+    scrolled = _scrolled(pair, with_payload=["version"])
+    points = {point.id: point.payload["version"] for point in scrolled}
     with psycopg.connect(pair.dsn) as connection:
-        query = f"SELECT id, version FROM {pair.name}"
-        rows = {str(key): version for key, version in connection.execute(query)}
+        found = connection.execute(f"SELECT id, version FROM {pair.name}")
+        rows = dict(found) if pair.kind == "int" else {str(key): v for key, v in found}
     stale = sum(1 for key, version in points.items() if rows.get(key, version) != version)
     if stale:
         raise SystemExit(f"{stale} stale points that nobody planted")
     return len(rows.keys() - points.keys()), len(points.keys() - rows.keys())
 
 
-def _scrolled(pair: Pair, **asked: Any) -> Iterator[tuple[str, Any]]:
+def _scrolled(pair: Pair, **asked: Any) -> Iterator[Any]:
     from qdrant_client import QdrantClient
 
     client = QdrantClient(url=pair.url, timeout=300, check_compatibility=False)
@@ -150,8 +62,7 @@ def _scrolled(pair: Pair, **asked: Any) -> Iterator[tuple[str, Any]]:
         page, offset = client.scroll(
             pair.name, limit=10_000, offset=offset, with_vectors=False, **asked
         )
-        for point in page:
-            yield str(point.id), (point.payload or {}).get("version")
+        yield from page
         if offset is None:
             return
 
@@ -200,12 +111,34 @@ def _reconciled(pair: Pair, version: str | None) -> tuple[int, int]:
     return report.missing, report.orphans
 
 
+def vbackup_offline(pair: Pair) -> tuple[int, int]:
+    """Keys and versions of the newest backup. (rows that it lists to embed again, orphans): it
+    deletes what has no row."""
+    from vbackup.clock import SystemClock
+    from vbackup.config import RepositoryConfig
+    from vbackup.engine.reconcile import ReconcileOptions
+    from vbackup.progress import SilentReporter
+    from vbackup.reconciling import stored_pair
+    from vbackup.wiring import open_repository
+
+    clock = SystemClock()
+    config = RepositoryConfig(url=f"file://{pair.repository}", encryption="none")
+    repository = open_repository(config, clock)
+    stored = stored_pair(repository, SilentReporter(), clock, pair.work_dir)
+    options = ReconcileOptions(confirm=False, work_dir=pair.work_dir)
+    report = stored.reconcile(repository.backups()[0].id, options).reports[0]
+    return report.expected_reembed, report.orphans
+
+
 CONTENDERS = {
     "plain": plain,
     "vbackup-keys": vbackup_keys,
     "plain-versions": plain_versions,
     "vbackup": vbackup,
+    "vbackup-offline": vbackup_offline,
 }
+FOUND = {"vbackup-offline": [FAULTS, 0]}
+"""What is found where that is not what was planted."""
 
 
 # ------------------------------------------------------------ measuring
@@ -214,31 +147,35 @@ CONTENDERS = {
 def measured(tool: str, pair: Pair) -> dict[str, Any]:
     """Run one contender in a fresh process."""
     command = [sys.executable, __file__, "--one", tool, "--dsn", pair.dsn]
-    command += ["--qdrant", pair.url, "--keys", pair.kind, "--work-dir", str(pair.work_dir)]
+    command += ["--qdrant", pair.url, "--keys", pair.kind, "--rows", str(pair.rows)]
+    command += ["--work-dir", str(pair.work_dir)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
     found: dict[str, Any] = json.loads(done.stdout)
-    if found["found"] != [FAULTS, FAULTS]:
-        raise SystemExit(f"{tool} found {found['found']}, planted {[FAULTS, FAULTS]}")
+    if found["found"] != FOUND.get(tool, [FAULTS, FAULTS]):
+        raise SystemExit(f"{tool} found {found['found']}, planted {FAULTS} of each")
     return found
 
 
 def one(arguments: argparse.Namespace) -> None:
     """The body of that process."""
-    pair = Pair(arguments.dsn, arguments.qdrant, arguments.keys, Path(arguments.work_dir))
+    pair = Pair(
+        arguments.dsn,
+        arguments.qdrant,
+        arguments.keys,
+        int(arguments.rows),
+        Path(arguments.work_dir),
+    )
     started = time.perf_counter()
     found = CONTENDERS[arguments.one](pair)
     seconds = time.perf_counter() - started
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    print(
-        json.dumps(
-            {
-                "found": found,
-                "seconds": round(seconds, 2),
-                "cpu": round(usage.ru_utime + usage.ru_stime, 2),
-                "peak_mib": usage.ru_maxrss // 1024,
-            }
-        )
-    )
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+    measured = {"found": found, "seconds": round(seconds, 2), "cpu": round(cpu, 2)}
+    measured["peak_mib"] = own.ru_maxrss // 1024
+    if children.ru_maxrss:
+        measured["peak_child_mib"] = children.ru_maxrss // 1024
+    print(json.dumps(measured))
 
 
 def compare(arguments: argparse.Namespace) -> None:
@@ -247,9 +184,11 @@ def compare(arguments: argparse.Namespace) -> None:
         dsn, url = _servers(arguments, stack)
         for rows in (int(text) for text in arguments.rows.split(",")):
             for kind in arguments.keys.split(","):
-                pair = Pair(dsn, url, kind, Path(arguments.work_dir))
+                own = database(dsn, f"bench_{kind}_{rows}")
+                pair = Pair(own, url, kind, rows, Path(arguments.work_dir))
                 if not arguments.filled:
-                    fill(pair, rows)
+                    fill(pair)
+                    back_up(pair)
                 for round_ in range(arguments.rounds):
                     for tool in arguments.tools.split(","):
                         line = {"rows": rows, "keys": kind, "tool": tool, "round": round_ + 1}
