@@ -31,6 +31,9 @@ from vbackup.sandbox.ledger import read_state
 from vbackup.sandbox.sandbox import Options, Sandbox, throwaway
 
 MARK = "VBACKUP_SOAK"
+PLANNED = "jobs=backup,"
+"""In the daemon's log when it holds its lease and its jobs are planned."""
+
 LINK = """
 [[link]]
 name = "chunks"
@@ -174,7 +177,9 @@ class Soak:
     # ------------------------------------------------------------ the daemon
 
     def start(self) -> None:
-        """Start the daemon; returns once it serves."""
+        """Start the daemon; returns once it serves, has planned its jobs and shown its pages:
+        all that it loads by need is loaded, and its memory can be compared."""
+        planned = self.log().count(PLANNED)
         with (self.directory / "daemon.log").open("ab") as log:
             self.daemon = subprocess.Popen(
                 [sys.executable, "-m", "vbackup", "--config", str(self.config), "schedule"],
@@ -185,6 +190,9 @@ class Soak:
             )
         self.until(lambda: self.get("/healthz") is not None, 120, "the daemon does not serve")
         self.since = time.time()
+        self.until(lambda: self.log().count(PLANNED) > planned, 120, "the daemon plans no jobs")
+        assert self.get("/")
+        assert self.get("/metrics")
         self.memory.append([])
 
     def stop(self, number: int = signal.SIGTERM) -> int:
@@ -216,7 +224,8 @@ class Soak:
         self.memory[-1].append(int(line.split()[1]))
 
     def log(self) -> str:
-        return (self.directory / "daemon.log").read_text(errors="replace")
+        path = self.directory / "daemon.log"
+        return path.read_text(errors="replace") if path.exists() else ""
 
     def run(self, *arguments: str) -> tuple[int, dict[str, Any]]:
         """One command of a person; exit code and document."""
