@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
+
+from vbackup.engine.liveness import LIKELY
 
 if TYPE_CHECKING:
     from vbackup.cli.screen import Screen
     from vbackup.engine.discover import Discovery, Proposal
-
-LIKELY = 0.95
 
 
 def toml(found: Discovery) -> str:
@@ -23,8 +23,8 @@ def toml(found: Discovery) -> str:
 
 
 def _block(proposal: Proposal) -> Iterator[str]:
-    rows = {"table": proposal.table, "key": proposal.key}
-    point = {"ref": proposal.ref}
+    rows: dict[str, object] = {"table": proposal.table, "key": _one_or_list(proposal.keys)}
+    point: dict[str, object] = {"ref": _one_or_list(proposal.refs)}
     if proposal.version:
         rows["version"] = proposal.version.column
         point["version"] = f"payload:{proposal.version.path}"
@@ -36,7 +36,13 @@ def _block(proposal: Proposal) -> Iterator[str]:
     if proposal.cardinality != "one":
         point["cardinality"] = proposal.cardinality
     yield f"# {_percent(proposal.match_rate)} of {proposal.sampled:,} sampled points have a row"
-    if proposal.row_rate is not None and proposal.row_rate < LIKELY:
+    if found := proposal.condition:
+        rows["live" if found.state else "where"] = found.sql
+        yield (
+            f"# {_percent(found.inside)} of the sampled rows with {found.sql} have a point,"
+            f" {_percent(found.outside)} of the others."
+        )
+    elif proposal.row_rate is not None and proposal.row_rate < LIKELY:
         yield (
             f"# Only {_percent(proposal.row_rate)} of the sampled rows have a point: say which"
             " should with `live`."
@@ -52,7 +58,11 @@ def _block(proposal: Proposal) -> Iterator[str]:
     yield f"point = {_inline(point)}"
 
 
-def _inline(values: dict[str, str]) -> str:
+def _one_or_list(names: Sequence[str]) -> object:
+    return names[0] if len(names) == 1 else list(names)
+
+
+def _inline(values: dict[str, object]) -> str:
     inner = ", ".join(f"{name} = {json.dumps(value)}" for name, value in values.items())
     return f"{{ {inner} }}"
 
@@ -73,8 +83,8 @@ def _entry(proposal: Proposal) -> dict[str, object]:
         "name": proposal.name,
         "collection": proposal.collection,
         "table": proposal.table,
-        "key": proposal.key,
-        "ref": proposal.ref,
+        "key": _one_or_list(proposal.keys),
+        "ref": _one_or_list(proposal.refs),
         "match_rate": round(proposal.match_rate, 4),
         "row_rate": None if proposal.row_rate is None else round(proposal.row_rate, 4),
         "sampled": proposal.sampled,
@@ -83,6 +93,13 @@ def _entry(proposal: Proposal) -> dict[str, object]:
         "version": proposal.version and [proposal.version.column, proposal.version.path],
         "tenant": proposal.tenant and [proposal.tenant.column, proposal.tenant.path],
         "count": proposal.count,
+        "condition": proposal.condition
+        and {
+            "as": "live" if proposal.condition.state else "where",
+            "sql": proposal.condition.sql,
+            "inside": round(proposal.condition.inside, 4),
+            "outside": round(proposal.condition.outside, 4),
+        },
         "agrees": proposal.agrees,
     }
 

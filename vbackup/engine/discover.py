@@ -7,19 +7,23 @@ Only reads.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice, permutations
 
 from vbackup.engine.evidence import (
     ID,
     Agreement,
     Drawn,
     agreements,
+    joint_path,
     named_after,
     tenant_of,
     version_of,
 )
+from vbackup.engine.liveness import LIKELY, Condition, condition
 from vbackup.model.link import JSON_STEP, Link, PayloadPath, RowSource
 from vbackup.ports import (
     CollectionFacts,
@@ -40,6 +44,8 @@ ASKED = 200
 SCANNED = 200_000
 """Points of a collection that may be scanned for want of a payload index."""
 MANY = 0.05
+COMBINATIONS = 200
+"""Combinations of paths that are tried for one composite key and first path."""
 _UUID_SIZED = 36
 
 
@@ -53,6 +59,8 @@ class Proposal:
     table: str
     key: str
     ref: str
+    keys: tuple[str, ...]
+    refs: tuple[str, ...]
     match_rate: float
     row_rate: float | None
     sampled: int
@@ -61,6 +69,7 @@ class Proposal:
     version: Agreement | None = None
     tenant: Agreement | None = None
     count: str | None = None
+    condition: Condition | None = None
     agrees: tuple[str, ...] = ()
     score: float = 0.0
 
@@ -106,17 +115,47 @@ class Discover:
         return Discovery(tuple(merged), tuple(others), tuple(unmatched), tuple(empty))
 
     def _found(self, facts: CollectionFacts, drawn: Drawn) -> Iterator[Proposal]:
-        for ref, values in drawn.references().items():
+        references = drawn.references()
+        leading: dict[tuple[str, str], list[str]] = {}
+        for ref, values in references.items():
             for key in self._keys:
-                rows = self._rows(key, values)
-                if rows:
-                    proposal = self._proposal(facts, drawn, ref, values, key, rows)
-                    if proposal:
-                        yield proposal
+                rows = {} if key.more else self._rows(key, values)
+                if not rows:
+                    continue
+                if not key.unique:
+                    leading.setdefault((key.table, key.column), []).append(ref)
+                proposal = self._proposal(facts, drawn, ref, values, key, rows)
+                if proposal:
+                    yield proposal
+        for key in self._keys:
+            if key.more:
+                firsts = leading.get((key.table, key.column), [])
+                yield from self._composites(facts, drawn, key, firsts, list(references))
+
+    def _composites(
+        self,
+        facts: CollectionFacts,
+        drawn: Drawn,
+        key: KeyColumn,
+        firsts: Sequence[str],
+        paths: Sequence[str],
+    ) -> Iterator[Proposal]:
+        """Links by several columns, the first of which has been found to fit one of `firsts`."""
+        others = [path for path in paths if path != ID]
+        for first in firsts:
+            rest = [path for path in others if path != first]
+            for tail in islice(permutations(rest, len(key.more)), COMBINATIONS):
+                joined = drawn.joined((first, *tail))
+                ref = joint_path((first, *tail))
+                values = joined.references().get(ref, [])
+                rows = self._rows(key, values) if values else {}
+                proposal = self._proposal(facts, joined, ref, values, key, rows) if rows else None
+                if proposal:
+                    yield proposal
 
     def _rows(self, key: KeyColumn, values: Sequence[str]) -> dict[str, SampledRow]:
         """Rows that the values refer to; none unless enough of the first few have one."""
-        wanted = sorted({value for value in values if _fits(key.kind, value)})
+        wanted = sorted({value for value in values if _fits(key, value)})
         if len(wanted) < LEAST * len(set(values)):
             return {}
         few = wanted[:: max(1, len(wanted) // FEW)]
@@ -141,15 +180,17 @@ class Discover:
             return None
         agreed = agreements(drawn, ref, key, rows)
         owned = self._owned(facts, ref, key, rows)
-        if key.kind == "integer" and not _convincing(ref, key, agreed, owned):
+        if {*key.kinds} == {"integer"} and not _convincing(ref, key, agreed, owned):
             return None
         varying = [a for a in agreed if a.varies]
         proposal = Proposal(
             name=facts.name,
             collection=facts.name,
             table=key.table,
-            key=key.column,
-            ref=ref if ref == ID else f"payload:{ref}",
+            key=", ".join(key.columns),
+            ref=", ".join(_paths(ref)),
+            keys=key.columns,
+            refs=_paths(ref),
             match_rate=match_rate,
             row_rate=owned.row_rate if owned else None,
             sampled=len(drawn.points),
@@ -161,6 +202,8 @@ class Discover:
         )
         if owned and proposal.cardinality == "many":
             proposal = replace(proposal, count=owned.counted())
+        if owned and owned.row_rate < LIKELY:
+            proposal = replace(proposal, condition=owned.condition())
         return replace(proposal, score=_score(proposal, values, len(varying), ref, key))
 
     def _owned(
@@ -170,10 +213,12 @@ class Discover:
         link = Link(
             name=facts.name,
             collection=facts.name,
-            rows=(RowSource(table=key.table, key=(key.column,)),),
-            ref=() if ref == ID else (PayloadPath.parse(ref),),
+            rows=(RowSource(table=key.table, key=key.columns),),
+            ref=() if ref == ID else tuple(map(PayloadPath.parse, ref.split("\n"))),
         )
-        indexed = link.by_id or (JSON_STEP not in ref and ref in facts.payload_schema)
+        indexed = link.by_id or any(
+            path.indexable and str(path) in facts.payload_schema for path in link.ref
+        )
         if not indexed and facts.points > SCANNED:
             return None
         drawn = {row.key: row for row in self.catalog.sample(key, ASKED)}
@@ -195,6 +240,11 @@ class _Owned:
     def row_rate(self) -> float:
         """Share of the rows drawn from the table that have a point."""
         return sum(key in self.counts for key in self.drawn) / max(1, len(self.drawn))
+
+    def condition(self) -> Condition | None:
+        """What tells the rows that have points from the others in the table."""
+        rows = {key: self.rows[key] for key in self.drawn}
+        return condition(rows, self.counts.keys())
 
     @property
     def many(self) -> bool:
@@ -241,11 +291,23 @@ def _score(
     score += 0.3 * len(set(values)) / len(values)
     score += 0.1 * named_after(ref, key) + 0.1 * key.unique + 0.2 * (ref == ID)
     score += 0.1 * (proposal.version is not None) - 0.2 * key.foreign
+    # Numbers that count from 1 fit any table that does; a UUID or a text fits by no chance.
+    score += 0.4 * ({*key.kinds} != {"integer"})
     return score - 0.1 * (JSON_STEP in ref)
 
 
-def _fits(kind: str, value: str) -> bool:
-    """Whether a column of this kind may hold the value."""
+def _paths(ref: str) -> tuple[str, ...]:
+    """A reference as links spell it."""
+    return (ref,) if ref == ID else tuple(f"payload:{path}" for path in ref.split("\n"))
+
+
+def _fits(key: KeyColumn, value: str) -> bool:
+    """Whether the columns of this key may hold the value."""
+    parts = json.loads(value) if key.more else [value]
+    return all(map(_holds, key.kinds, parts))
+
+
+def _holds(kind: str, value: str) -> bool:
     if kind == "integer":
         return value.lstrip("-").isdecimal() and value.isascii()
     return kind == "text" or (len(value) == _UUID_SIZED and value.count("-") == 4)

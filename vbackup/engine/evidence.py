@@ -10,6 +10,7 @@ from itertools import islice
 from vbackup.engine.payloads import scalars
 from vbackup.engine.versions import same
 from vbackup.model.blocks import Point
+from vbackup.model.keys import composite
 from vbackup.ports import KeyColumn, SampledRow
 
 ID = "id"
@@ -32,6 +33,18 @@ class Drawn:
     def of(cls, points: Sequence[Point]) -> Drawn:
         return cls(tuple({**scalars(p.payload), ID: str(p.id)} for p in points))
 
+    def joined(self, paths: Sequence[str]) -> Drawn:
+        """The same points, with the values of these paths as one composite reference too."""
+        joint = joint_path(paths)
+        return Drawn(
+            tuple(
+                {**values, joint: text}
+                if (text := composite(values.get(path) for path in paths)) is not None
+                else values
+                for values in self.points
+            )
+        )
+
     def references(self) -> dict[str, list[str]]:
         """What most points have and what tells them apart somewhat: values by path."""
         columns: dict[str, list[str]] = {}
@@ -40,6 +53,11 @@ class Drawn:
                 columns.setdefault(path, []).append(value)
         enough = len(self.points) / 2
         return {p: found for p, found in columns.items() if len(found) >= max(1.0, enough)}
+
+
+def joint_path(paths: Sequence[str]) -> str:
+    """What a composite reference is called among paths: no path has a line break."""
+    return "\n".join(paths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +97,12 @@ def _comparable(
     hits: Counter[tuple[str, str]] = Counter()
     for values, row in islice(pairs, 10):
         for path, value in values.items():
-            if path in (ref, ID):
+            if path in (ref, ID, *ref.split("\n")):
                 continue
             hits.update(
                 (path, name)
                 for name, other in row.columns.items()
-                if name != key.column and same(value, other)
+                if name not in key.columns and same(value, other)
             )
     yield from hits
 

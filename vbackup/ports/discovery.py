@@ -12,8 +12,9 @@ from vbackup.ports.points import PointReader
 
 @dataclass(frozen=True, slots=True)
 class KeyColumn:
-    """A column that points may refer to. `table` is spelled as in SQL, `column` exactly;
-    `unique`: alone, by an index; `foreign`: it refers to another table itself."""
+    """A column that points may refer to, or with `more` the columns of a composite key. `table` is
+    spelled as in SQL, columns exactly; `unique`: by an index of just these columns; `foreign`: it
+    refers to another table itself."""
 
     table: str
     column: str
@@ -22,6 +23,17 @@ class KeyColumn:
     unique: bool = True
     foreign: bool = False
     rows_estimate: int = 0
+    more: tuple[tuple[str, str], ...] = ()
+    """Further columns and their kinds."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the key."""
+        return (self.column, *(name for name, _ in self.more))
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return (self.kind, *(kind for _, kind in self.more))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from psycopg import sql
 
 from vbackup.config import PostgresConfig
-from vbackup.model.keys import canonical
+from vbackup.model.keys import canonical, composite
 from vbackup.model.link import RowSource
 from vbackup.ports import KeyColumn, SampledRow
 from vbackup.postgres import relations
@@ -29,7 +29,7 @@ class KeyCatalog:
 
     def __init__(self, config: PostgresConfig, database: str | None = None) -> None:
         self._connection = connect(config, database=database)
-        self._plans: dict[tuple[str, str], tuple[RowPlan, list[str]]] = {}
+        self._plans: dict[tuple[str, ...], tuple[RowPlan, list[str]]] = {}
         try:
             with translated("setting up a session that only reads"):
                 self._connection.execute("SET default_transaction_read_only = on")
@@ -43,10 +43,12 @@ class KeyCatalog:
 
     def keys(self) -> Sequence[KeyColumn]:
         """Columns of integers, UUIDs and texts that alone are unique, or that an index begins
-        with; in tables of users that may be read."""
+        with; and unique combinations of two or three of them. In tables of users that may be
+        read."""
         with self._reading():
             rows = self._connection.execute(_KEYS).fetchall()
-        return [
+            several = self._connection.execute(_COMPOSITES).fetchall()
+        single = [
             KeyColumn(
                 table=str(table),
                 column=str(column),
@@ -57,6 +59,7 @@ class KeyCatalog:
             )
             for table, column, type_, unique, foreign, estimate in rows
         ]
+        return [*single, *map(_composite_key, several)]
 
     def rows(self, key: KeyColumn, wanted: Sequence[str]) -> list[SampledRow]:
         """The rows with one of these canonical keys."""
@@ -89,10 +92,10 @@ class KeyCatalog:
         return min(100.0, 100.0 * PAGES / max(1, pages))
 
     def _plan(self, key: KeyColumn) -> tuple[RowPlan, list[str]]:
-        place = (key.table, key.column)
+        place = (key.table, *key.columns)
         if place not in self._plans:
             relation = relations.find(self._connection, key.table)
-            resolved = plan(self._connection, RowSource(table=key.table, key=(key.column,)))
+            resolved = plan(self._connection, RowSource(table=key.table, key=key.columns))
             self._plans[place] = resolved, list(_comparable(self._connection, relation.oid))
         return self._plans[place]
 
@@ -101,20 +104,29 @@ class KeyCatalog:
     ) -> list[SampledRow]:
         """Rows with a key; texts too long for a version are left out by the server."""
         values = [_SHORT.format(name=sql.Identifier(name)) for name in columns]
-        query = sql.SQL("SELECT {}, ARRAY[{}]::text[] FROM {}{}").format(
-            found.key[0].text, sql.SQL(", ").join(values), found.origin, tail
+        key_texts = sql.SQL(", ").join([part.text for part in found.key])
+        query = sql.SQL("SELECT ARRAY[{}]::text[], ARRAY[{}]::text[] FROM {}{}").format(
+            key_texts, sql.SQL(", ").join(values), found.origin, tail
         )
         answer = self._connection.execute(query).fetchall()
         return [
             SampledRow(key, _present(columns, texts))
-            for text, texts in answer
-            if (key := canonical(text)) is not None
+            for parts, texts in answer
+            if isinstance(parts, list) and (key := composite(map(canonical, parts))) is not None
         ]
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
         with translated("looking for keys"), self._connection.transaction():
             yield
+
+
+def _composite_key(row: tuple[object, ...]) -> KeyColumn:
+    table, columns, types, estimate = row
+    names = columns if isinstance(columns, list) else []
+    kinds = [_KINDS[int(str(oid))] for oid in types] if isinstance(types, list) else []
+    (column, kind), *more = zip(map(str, names), kinds, strict=True)
+    return KeyColumn(str(table), column, kind, rows_estimate=int(str(estimate)), more=tuple(more))
 
 
 def _present(columns: Sequence[str], texts: object) -> Mapping[str, str]:
@@ -132,8 +144,10 @@ def _comparable(connection: Connection, oid: int) -> Iterator[str]:
         yield str(name)
 
 
+# A long text is told from none, and equals nothing that a payload has.
 _SHORT = sql.SQL(
-    "CASE WHEN pg_catalog.octet_length({name}::text) <= " + str(LONGEST) + " THEN {name}::text END"
+    "CASE WHEN pg_catalog.octet_length({name}::text) <= " + str(LONGEST) + " THEN {name}::text"
+    " WHEN {name} IS NOT NULL THEN E'\\x01' END"
 )
 # The columns' own type or, for domains, what they are based on; partitions are part of their
 # parents, and what an extension made belongs to no application.
@@ -170,12 +184,29 @@ FROM columns x JOIN led l ON l.indrelid = x.relation AND l.attnum = x.attnum
 WHERE x.type IN (20, 21, 23, 2950, 25, 1043)
 ORDER BY x.nspname, x.relname, x.attnum
 """
+# Unique indexes of two or three such columns.
+_COMPOSITES = (
+    _KEYS[: _KEYS.index("), led AS (")]
+    + """)
+SELECT pg_catalog.format('%I.%I', min(x.nspname), min(x.relname)),
+       pg_catalog.array_agg(x.attname::text ORDER BY k.at),
+       pg_catalog.array_agg(x.type::bigint ORDER BY k.at), min(x.estimate)
+FROM pg_catalog.pg_index i
+CROSS JOIN LATERAL pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, at)
+JOIN columns x ON x.relation = i.indrelid AND x.attnum = k.attnum
+WHERE i.indisvalid AND i.indisunique AND i.indpred IS NULL AND k.at <= i.indnkeyatts
+  AND i.indnkeyatts BETWEEN 2 AND 3 AND x.type IN (20, 21, 23, 2950, 25, 1043)
+GROUP BY i.indexrelid, i.indnkeyatts
+HAVING count(*) = i.indnkeyatts
+ORDER BY 1, 2
+"""
+)
 _COMPARABLE = """
 SELECT a.attname::text
 FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
 WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped
   AND CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END
-      IN (20, 21, 23, 2950, 25, 1043, 1042, 1114, 1184, 1082, 1700)
+      IN (16, 20, 21, 23, 2950, 25, 1043, 1042, 1114, 1184, 1082, 1700)
 ORDER BY a.attnum
 LIMIT 60
 """

@@ -11,6 +11,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 from pydantic import SecretStr
@@ -21,7 +22,10 @@ from vbackup.config import Config, PostgresConfig, QdrantConfig
 from vbackup.demo.application import Application
 from vbackup.demo.scenario import Scenario
 from vbackup.engine.discover import Discover, Discovery
+from vbackup.engine.links import links_of
+from vbackup.engine.reconcile import Reconcile, ReconcileOptions, live_rows
 from vbackup.postgres.catalog import KeyCatalog
+from vbackup.postgres.source import PostgresSource
 from vbackup.progress import SilentReporter
 from vbackup.qdrant.source import QdrantSource
 from vbackup.sandbox.servers import PostgresServer, QdrantServer
@@ -147,3 +151,101 @@ def test_the_written_configuration_reconciles(
     assert not again["config_written"]
     assert [p["name"] for p in again["proposals"]] == [p["name"] for p in told["proposals"]]
     assert path.read_text(encoding="utf-8") == before
+
+
+ODD = """
+CREATE TABLE bases (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), name text);
+CREATE TABLE files (
+    id uuid PRIMARY KEY DEFAULT gen_random_uuid(), body text, deleted_at timestamptz,
+    status text NOT NULL, pages int NOT NULL
+);
+CREATE TABLE base_file (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, base uuid NOT NULL REFERENCES bases,
+    file uuid NOT NULL REFERENCES files, revision int NOT NULL, UNIQUE (base, file)
+);
+CREATE TABLE mails (id bigint PRIMARY KEY, archived boolean NOT NULL, subject text);
+INSERT INTO bases (name) SELECT 'base ' || n FROM generate_series(1, 8) n;
+INSERT INTO files (body, deleted_at, status, pages)
+    SELECT repeat('x', n % 300), CASE WHEN n % 5 = 0 THEN now() END,
+           CASE WHEN n % 5 = 0 THEN 'indexed' ELSE (ARRAY['indexed', 'partial'])[n % 2 + 1] END,
+           n % 3 + 1
+    FROM generate_series(1, 300) n;
+INSERT INTO base_file (base, file, revision)
+    SELECT b.id, f.id, (row_number() OVER ()) % 7
+    FROM bases b CROSS JOIN LATERAL (SELECT id FROM files ORDER BY md5(id::text || b.id::text)
+                                     LIMIT 40) f;
+INSERT INTO mails SELECT n, n % 4 = 0, 'mail ' || n FROM generate_series(1, 400) n;
+ANALYZE;
+"""
+
+
+def test_odd_pairs(database: str, qdrant_server: QdrantServer, collection_prefix: str) -> None:
+    """A composite key, rows that are deleted or archived, and a column that counts the points."""
+    points: dict[str, list[dict[str, Any]]] = {"files": [], "both": [], "mails": []}
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(ODD)
+        for file, pages in connection.execute(
+            "SELECT id::text, pages FROM files WHERE deleted_at IS NULL"
+        ):
+            points["files"] += [{"source": {"file": file}, "page": n} for n in range(pages)]
+        for base, file, revision in connection.execute(
+            "SELECT base::text, file::text, revision FROM base_file"
+        ):
+            payload = {"base": base, "meta": {"file": file}, "revision": revision}
+            points["both"] += [payload, payload]
+        points["mails"] = [
+            {"mail_id": number, "subject": subject}
+            for number, subject in connection.execute(
+                "SELECT id, subject FROM mails WHERE NOT archived"
+            )
+        ]
+    headers = {"api-key": qdrant_server.api_key} if qdrant_server.api_key else {}
+    with httpx.Client(base_url=qdrant_server.url, headers=headers, timeout=60) as client:
+        for name, payloads in points.items():
+            path = f"/collections/{collection_prefix}{name}"
+            client.put(path, json={"vectors": {"size": 1, "distance": "Dot"}}).raise_for_status()
+            listed = [{"id": n, "vector": [1.0], "payload": p} for n, p in enumerate(payloads)]
+            client.put(f"{path}/points?wait=true", json={"points": listed}).raise_for_status()
+    found = look(database, qdrant_server, f"{collection_prefix}*")
+    best = {p.collection.removeprefix(collection_prefix): p for p in found.proposals}
+
+    files = best["files"]
+    assert (files.table, files.refs) == ("public.files", ("payload:source.file",))
+    assert (files.cardinality, files.count) == ("many", "pages")
+    assert files.condition is not None
+    assert files.condition.sql == "deleted_at IS NULL"
+    assert (files.condition.inside, files.condition.outside) == (1.0, 0.0)
+
+    both = best["both"]
+    assert (both.table, both.keys) == ("public.base_file", ("base", "file"))
+    assert both.refs == ("payload:base", "payload:meta.file")
+    assert both.version is not None
+    assert (both.match_rate, both.row_rate, both.unique) == (1.0, 1.0, True)
+
+    mails = best["mails"]
+    assert (mails.table, mails.key) == ("public.mails", "id")
+    assert mails.condition is not None
+    assert mails.condition.sql == "archived = 'false'"
+
+    # What is written is right: the links that come out of it agree with the pair.
+    text = template.with_links(template.example(), discovered.toml(found))
+    config = Config.model_validate(tomllib.loads(text))
+    key = SecretStr(qdrant_server.api_key) if qdrant_server.api_key else None
+    options = QdrantConfig(nodes=qdrant_server.urls, api_key=key)
+    postgres = PostgresConfig(dsn=SecretStr(database))
+    with (
+        closing(PostgresSource(postgres, clock=SystemClock())) as rows,
+        closing(QdrantSource(options, SystemClock())) as reader,
+    ):
+        result = Reconcile(
+            links=links_of(config),
+            ignore=(),
+            open_rows=live_rows(rows),
+            points=reader,
+            names={f"{collection_prefix}{name}": () for name in points},
+            options=ReconcileOptions(confirm=False),
+            reporter=SilentReporter(),
+            clock=SystemClock(),
+        ).run()
+    assert result.clean, result.reports
+    assert sum(report.points for report in result.reports) == sum(map(len, points.values()))
