@@ -47,6 +47,7 @@ from vbackup.ports import (
     Reporter,
     ShardRef,
     ShardSpool,
+    StreamShape,
 )
 
 
@@ -231,7 +232,9 @@ class Attempt:
         with self._reporter.step(f"dump {dump.table or dump.kind}", total=total) as step:
             stream = self._stop.guard(dump.open())
             try:
-                artifact = self._writer.add(f"postgres/{dump.name}", stream, step=step)
+                artifact = self._writer.add(
+                    f"postgres/{dump.name}", stream, step=step, shape=_shape(dump)
+                )
             except Failed as error:
                 if not error.retryable or not watermark.waiters():
                     raise
@@ -326,6 +329,12 @@ class Attempt:
             self.reports.append(report)
             self.warnings += [f"link {report.name!r}: {text}" for text in report.warnings]
         return authority
+
+
+def _shape(dump: DumpStream) -> StreamShape:
+    """What is known of a dump before it begins."""
+    rows = dump.rows_estimate
+    return StreamShape(dump.bytes_estimate // rows if rows else 0, dump.bytes_estimate)
 
 
 def _cancel(futures: Sequence[Future[Any]]) -> None:

@@ -20,13 +20,15 @@ JsonObject = dict[str, Any]
 @dataclass(frozen=True, slots=True)
 class Artifact:
     """One stored stream. `root` are the ids of the chunks that hold its recipe (the list of its
-    content chunks, docs/format.md); only the repository looks at it."""
+    content chunks, docs/format.md), `average` is the size of chunk it was cut with, in bytes:
+    only the repository looks at these."""
 
     name: str
     length: int
     sha256: str
     root: tuple[str, ...] = ()
     depth: int = 0
+    average: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from vbackup.ports.records import (
     RowReader,
     RowView,
 )
-from vbackup.ports.repository import BackupWriter, Repository
+from vbackup.ports.repository import BackupWriter, Repository, StreamShape
 from vbackup.ports.storage import Buffer, LockingStore, ObjectStat, ObjectStore
 
 __all__ = [
@@ -59,4 +59,5 @@ __all__ = [
     "ShardRef",
     "ShardSpool",
     "Step",
+    "StreamShape",
 ]

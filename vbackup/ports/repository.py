@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
@@ -12,16 +13,33 @@ from vbackup.ports.progress import Step
 from vbackup.ports.storage import Buffer
 
 
+@dataclass(frozen=True, slots=True)
+class StreamShape:
+    """About how long one record of a stream is, and the whole stream, in bytes; 0 is unknown.
+    How finely a stream is cut depends on it, never whether it can be stored."""
+
+    record: int = 0
+    length: int = 0
+
+
 class BackupWriter(Protocol):
     """One backup being written. Nothing is visible until `publish`. Thread-safe."""
 
     @property
     def id(self) -> str: ...
 
-    def add(self, name: str, stream: Iterable[Buffer], *, step: Step | None = None) -> Artifact:
+    def add(
+        self,
+        name: str,
+        stream: Iterable[Buffer],
+        *,
+        step: Step | None = None,
+        shape: StreamShape | None = None,
+    ) -> Artifact:
         """Store one stream: chunked, deduplicated, packed, uploaded; several may run at once.
 
-        `step` advances by the stream's bytes. An error raised by the stream is raised here and
+        `step` advances by the stream's bytes; `shape` is what is known of the stream before. An
+        error raised by the stream is raised here and
         leaves nothing that could be taken for a backup."""
         ...
 

@@ -6,18 +6,45 @@ equal chunks wherever they stand. FastCDC 2020 with normalisation level 1, by py
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from pyfastcdc import FastCDC
 
 from vbackup.errors import Usage
-from vbackup.ports import Buffer
+from vbackup.ports import Buffer, StreamShape
 
 MAX_CHUNK = 16 * 1024**2
 """The longest chunk that any reader accepts, whatever a repository says (format limit)."""
 
 _WINDOW = 2 * 1024**2
+
+RECORDS = 8
+"""So many records a chunk. A hundredth of all records changed anywhere then touches a tenth of
+the chunks; with a hundred records in a chunk it would touch two thirds."""
+
+LEAST = 1024
+SMALLEST = 4096
+UNKNOWN = 2048
+"""Bytes of a record, where nobody says."""
+
+_FEWEST = 256
+_MOST = 2 * 1024**2
+_STEADY = 4
+_RECIPES = 16 * 1024
+
+
+def fitting_average(shape: StreamShape, largest: int, before: int = 0) -> int:
+    """The average chunk for a stream: a power of two with about RECORDS records in it; less in a
+    short stream, and more in one so long that it would have more than two million chunks, so
+    that the index stays small. `before` is what the stream's last backup had: kept unless it is
+    far off, because with another one nothing would be found again."""
+    wanted = (shape.record or UNKNOWN) * RECORDS
+    if shape.length:
+        wanted = max(min(wanted, shape.length // _FEWEST), shape.length // _MOST)
+    wanted = min(1 << max(wanted, SMALLEST).bit_length() - 1, largest)
+    near = wanted // _STEADY <= before <= wanted * _STEADY
+    return max(min(before, largest), LEAST) if near else wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +58,7 @@ class ChunkerParameters:
     @classmethod
     def for_average(cls, average: int) -> ChunkerParameters:
         """The format's usual shape: a quarter and eight times the average. Raises Usage."""
-        if not 1024 <= average <= 2 * 1024**2:
+        if not LEAST <= average <= 2 * 1024**2:
             raise Usage(
                 f"chunk_size {average} is out of range", hint="choose between 1 KiB and 2 MiB"
             )
@@ -66,6 +93,7 @@ class Chunker:
     """Cuts streams. Holds no state between streams; safe to share among threads."""
 
     def __init__(self, parameters: ChunkerParameters, seed: int) -> None:
+        self.average = parameters.average
         self._cdc = FastCDC(
             parameters.average,
             min_size=parameters.minimum,
@@ -101,3 +129,23 @@ class Chunker:
             position += chunk.length
             ends.append(position)
         return tuple(ends)
+
+
+class Chunkers:
+    """The chunkers of one repository: one for each size of chunk, the same in every backup.
+
+    `largest` is the average of long streams of long records; `before` are the averages that the
+    artifacts of the last backup were cut with, by name."""
+
+    def __init__(self, largest: int, seed: int, before: Mapping[str, int]) -> None:
+        self._largest = largest
+        self._seed = seed
+        self._before = before
+        self.recipes = self._sized(min(_RECIPES, largest))
+
+    def of(self, name: str, shape: StreamShape) -> Chunker:
+        """The chunker for an artifact."""
+        return self._sized(fitting_average(shape, self._largest, self._before.get(name, 0)))
+
+    def _sized(self, average: int) -> Chunker:
+        return Chunker(ChunkerParameters.for_average(average), self._seed)

@@ -23,8 +23,9 @@ _COPY = "bring this object back from another copy of the repository: it holds th
 KEY = "vbackup.json"
 FORMAT = "vbackup repository"
 VERSION = 1
-CHUNKER = "fastcdc2020-nc1"
+CHUNKER = "fastcdc2020-nc1-by-stream"
 
+_EARLY = "fastcdc2020-nc1"
 _BLANK = "0" * 64
 _LIMIT = 1024**2
 
@@ -155,6 +156,12 @@ def _decode(raw: bytes) -> Header:
         header = _HEADERS.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Damaged(f"{KEY} is malformed: {error}", hint=_COPY) from None
+    if header.format == FORMAT and header.algorithm == _EARLY:
+        raise Refused(
+            "the repository was made by a development version of vbackup, before the format was"
+            " settled",
+            hint="back up into another prefix; the version that made it can still restore from it",
+        )
     if header.format != FORMAT or header.algorithm != CHUNKER or not header.chunker.valid():
         raise Damaged(f"{KEY} does not describe a repository that this vbackup knows")
     for slot in header.slots:

@@ -21,6 +21,9 @@ from vbackup.errors import Damaged, Denied, NotFound, Refused
 from vbackup.ports import Buffer
 from vbackup.repository.codec import AesGcmSeal, PlainSeal, Seal
 
+CHUNK_ID = 16
+"""Bytes of a chunk id."""
+
 _SCRYPT_N = 2**16
 _SCRYPT_R = 8
 _SCRYPT_P = 1
@@ -66,8 +69,8 @@ class ChunkHasher:
         self._key = key
 
     def id(self, data: Buffer) -> bytes:
-        """32 bytes."""
-        return blake3(data, key=self._key).digest()
+        """16 bytes."""
+        return blake3(data, key=self._key).digest(CHUNK_ID)
 
 
 @dataclass(frozen=True, slots=True)

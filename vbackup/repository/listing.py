@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from vbackup.clock import format_time
-from vbackup.errors import Damaged, NotFound, Refused, VbackupError
+from vbackup.errors import Damaged, NotFound, Refused, Usage, VbackupError
 from vbackup.model.manifest import BackupSummary, CheckRecord, Manifest
 from vbackup.ports import ObjectStat, ObjectStore
 from vbackup.repository import locks
@@ -41,6 +41,15 @@ def load(store: ObjectStore, seal: Seal, backup_id: str) -> Manifest:
 def ids(store: ObjectStore) -> list[str]:
     """The ids of all backups, readable or not."""
     return [backup_id for backup_id, found in _scan(store).items() if found.manifest]
+
+
+def newest(store: ObjectStore, seal: Seal) -> Manifest | None:
+    """The manifest that was written last, where it can be read."""
+    written = {key: item.manifest.modified for key, item in _scan(store).items() if item.manifest}
+    try:
+        return load(store, seal, max(written, key=lambda key: written[key])) if written else None
+    except (Damaged, NotFound, Refused, Usage):
+        return None
 
 
 def summaries(store: ObjectStore, seal: Seal) -> list[BackupSummary]:

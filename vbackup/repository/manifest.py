@@ -23,7 +23,8 @@ _LIMIT = 256 * 1024**2
 _CHECK_LIMIT = 1024**2
 
 _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]*(\.[0-9A-Za-z_-]+)*")
-_HEX = re.compile(r"[0-9a-f]{64}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_CHUNK_ID = re.compile(r"[0-9a-f]{32}")
 # Made at import: msgspec 0.22 crashes the interpreter when threads are the first to use a type.
 _MANIFESTS = msgspec.json.Decoder(Manifest)
 _CHECKS = msgspec.json.Decoder(CheckRecord)
@@ -107,8 +108,8 @@ def _artifact_problem(artifact: Artifact) -> str:
         return f"{artifact.name}: length {artifact.length}"
     if not 0 <= artifact.depth <= MAX_DEPTH:
         return f"{artifact.name}: recipe of depth {artifact.depth}"
-    if not all(_HEX.fullmatch(digest) for digest in (artifact.sha256, *artifact.root)):
-        return f"{artifact.name}: a digest is not 64 hex digits"
+    if not _SHA256.fullmatch(artifact.sha256) or not all(map(_CHUNK_ID.fullmatch, artifact.root)):
+        return f"{artifact.name}: a digest is none"
     if len(artifact.root) != bool(artifact.length):
         return f"{artifact.name}: length {artifact.length} with {len(artifact.root)} roots"
     return ""

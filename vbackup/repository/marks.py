@@ -58,9 +58,9 @@ class Marks:
         """Stored bytes in use, for every known pack."""
         return self._index.row_bytes(self._flags)
 
-    def offsets(self, pack: bytes) -> set[int]:
-        """Where in this pack the chunks in use begin."""
-        return self._index.row_offsets(self._flags, pack)
+    def chunks(self, pack: bytes) -> set[bytes]:
+        """The chunks in this pack that are in use."""
+        return self._index.row_ids(self._flags, pack)
 
     def packs(self) -> set[bytes]:
         """The packs of which anything is in use."""

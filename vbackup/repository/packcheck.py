@@ -10,12 +10,14 @@ import numpy as np
 
 from vbackup.errors import Damaged, NotFound
 from vbackup.repository import index as index_objects
+from vbackup.repository.blobs import open_blob, open_chunk
 from vbackup.repository.packs import (
     ENTRY,
     HEADER,
     Entries,
+    by_blob,
+    chunk_ids,
     entries_of,
-    open_chunk,
     pack_id,
     pack_key,
 )
@@ -43,7 +45,7 @@ def _check(repository: Repository, pack: bytes) -> PackCheck:
         data = memoryview(repository.store.get(pack_key(pack)))
     except NotFound:
         expected = _indexed_entries(repository, pack)
-        return PackCheck(pack, "the pack is missing", frozenset(map(bytes, expected["id"])))
+        return PackCheck(pack, "the pack is missing", frozenset(chunk_ids(expected)))
     problem = ""
     if pack_id(data) != pack or data[: len(HEADER)] != HEADER:
         problem = "the pack's bytes are not those that were written"
@@ -59,14 +61,19 @@ def _check(repository: Repository, pack: bytes) -> PackCheck:
 
 
 def _bad(repository: Repository, data: memoryview, entries: Entries) -> Iterator[bytes]:
-    for entry in entries:
-        chunk, offset, stored = bytes(entry["id"]), int(entry["offset"]), int(entry["stored"])
-        blob = data[offset : offset + stored]
-        codec, length = int(entry["codec"]), int(entry["length"])
+    for blob in by_blob(entries):
+        place, ids = blob[0], chunk_ids(blob)
+        stored = data[int(place["offset"]) : int(place["offset"]) + int(place["stored"])]
         try:
-            open_chunk(repository.seal, repository.hasher, chunk, codec, length, blob)
+            content = open_blob(repository.seal, int(place["codec"]), int(place["content"]), stored)
         except Damaged:
-            yield chunk
+            yield from ids
+            continue
+        for chunk, start, length in zip(ids, blob["start"], blob["length"], strict=True):
+            try:
+                open_chunk(repository.hasher, chunk, content, int(start), int(length))
+            except Damaged:
+                yield chunk
 
 
 def _indexed_entries(repository: Repository, pack: bytes) -> Entries:

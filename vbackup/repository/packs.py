@@ -1,4 +1,4 @@
-"""Packs: many sealed chunks in one immutable object, with their own index at the end.
+"""Packs: many sealed blobs in one immutable object, with their own index at the end.
 
     "VBPK" 1 0 0 0 | blob ... | sealed index | salt (16) | index length u32 LE | "KPBV"
 
@@ -9,52 +9,63 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from blake3 import blake3
 
 from vbackup.errors import Damaged
 from vbackup.ports import Buffer, ObjectStat, ObjectStore
-from vbackup.repository.chunker import MAX_CHUNK
-from vbackup.repository.codec import CODECS, Seal, expand
-from vbackup.repository.keys import ChunkHasher
+from vbackup.repository.blobs import MAX_BLOB, SALT, Blob
+from vbackup.repository.codec import CODECS, Seal
+from vbackup.repository.keys import CHUNK_ID
 
 PREFIX = "packs/"
 MAX_PACK = 1024**3
-MAX_ENTRIES = 16_384
-
+MAX_ENTRIES = 65_536
 ENTRY = np.dtype(
     [
-        ("id", "V32"),
+        ("id", "V16"),
         ("offset", "<u4"),
         ("stored", "<u4"),
-        ("length", "<u4"),
+        ("content", "<u4"),
         ("codec", "u1"),
+        ("start", "<u4"),
+        ("length", "<u4"),
     ]
 )
-"""One chunk in a pack, 45 bytes: where its blob lies, and what comes out of it."""
+"""One chunk in a pack: where its blob lies, how much comes out of that, and which part of it
+the chunk is."""
 
 Entries = np.ndarray[tuple[int], np.dtype[np.void]]
+
+# As they are stored: the blobs, then the chunks of each of them in their order.
+_TABLE = struct.Struct("<II")
+_BLOB = np.dtype(
+    [("offset", "<u4"), ("stored", "<u4"), ("content", "<u4"), ("chunks", "<u4"), ("codec", "u1")]
+)
+_CHUNK = np.dtype([("id", "V16"), ("length", "<u4")])
 
 HEADER = b"VBPK\x01\0\0\0"
 _END = b"KPBV"
 _TRAILER = struct.Struct("<16sI4s")
-_CHUNK = b"chunk"
 _INDEX = b"pack index"
-_BINDING = struct.Struct("<BI")
 _TAIL = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Location:
-    """Where one chunk is stored: a range of a pack."""
+class Location(NamedTuple):
+    """Where one chunk is stored: a blob in a pack, and a range of what comes out of it."""
 
     pack: bytes
     offset: int
     stored: int
-    length: int
+    content: int
     codec: int
+    start: int
+    length: int
 
 
 def stored_packs(store: ObjectStore) -> dict[bytes, ObjectStat]:
@@ -83,22 +94,6 @@ def pack_of(key: str) -> bytes | None:
     return pack if len(pack) == 32 and key == pack_key(pack) else None
 
 
-def seal_chunk(seal: Seal, chunk: bytes, codec: int, length: int, payload: Buffer) -> bytearray:
-    """The blob of one chunk."""
-    return seal.seal(_CHUNK, chunk, payload, _BINDING.pack(codec, length))
-
-
-def open_chunk(
-    seal: Seal, hasher: ChunkHasher, chunk: bytes, codec: int, length: int, blob: Buffer
-) -> bytes:
-    """The chunk's bytes, proven to be the ones its id names. Raises Damaged."""
-    payload = seal.unseal(_CHUNK, chunk, blob, _BINDING.pack(codec, length))
-    data = expand(codec, payload, length)
-    if hasher.id(data) != chunk:
-        raise Damaged(f"chunk {chunk.hex()[:16]} does not hold what its id says")
-    return data
-
-
 @dataclass(frozen=True, slots=True)
 class FinishedPack:
     """A pack ready for upload."""
@@ -113,7 +108,9 @@ class PackBuilder:
 
     def __init__(self) -> None:
         self._data = bytearray(HEADER)
-        self._entries: list[tuple[bytes, int, int, int, int]] = []
+        self._blobs: list[tuple[int, int, int, int, int]] = []
+        self._ids: list[bytes] = []
+        self._lengths: list[int] = []
 
     def __len__(self) -> int:
         return len(self._data)
@@ -121,18 +118,26 @@ class PackBuilder:
     @property
     def count(self) -> int:
         """The number of chunks in it."""
-        return len(self._entries)
+        return len(self._ids)
 
-    def append(self, chunk: bytes, blob: Buffer, length: int, codec: int) -> None:
-        """Add one sealed chunk of `length` plain bytes."""
-        self._entries.append((chunk, len(self._data), len(blob), length, codec))
-        self._data += blob
+    def append(self, blob: Blob) -> None:
+        """Add one sealed blob."""
+        content = sum(blob.lengths)
+        place = (len(self._data), len(blob.data), content, len(blob.ids), blob.codec)
+        self._blobs.append(place)
+        self._ids += blob.ids
+        self._lengths += blob.lengths
+        self._data += blob.data
 
     def finish(self, seal: Seal) -> FinishedPack:
         """Add index and trailer; the builder must not be used any more."""
-        entries = np.array(self._entries, dtype=ENTRY)
-        salt = os.urandom(16)
-        sealed = seal.seal(_INDEX, salt, entries.tobytes(), HEADER)
+        end = len(self._data)
+        chunks = np.empty(len(self._ids), dtype=_CHUNK)
+        chunks["id"] = np.frombuffer(b"".join(self._ids), dtype="V16")
+        chunks["length"] = self._lengths
+        entries = _entries(np.array(self._blobs, dtype=_BLOB), chunks, end)
+        salt = os.urandom(SALT)
+        sealed = seal.seal(_INDEX, salt, dump_entries(entries), HEADER)
         self._data += sealed
         self._data += _TRAILER.pack(salt, len(sealed), _END)
         return FinishedPack(pack_id(self._data), self._data, entries)
@@ -141,6 +146,15 @@ class PackBuilder:
 def pack_id(data: Buffer) -> bytes:
     """The id of a whole pack's bytes."""
     return blake3(data).digest()
+
+
+# ---------------------------------------------------------------- the index in a pack
+
+
+def chunk_ids(entries: Entries) -> list[bytes]:
+    """The ids of the chunks, in their order."""
+    raw = entries["id"].tobytes()
+    return [raw[at : at + CHUNK_ID] for at in range(0, len(raw), CHUNK_ID)]
 
 
 def read_entries(store: ObjectStore, seal: Seal, pack: bytes, size: int) -> Entries:
@@ -175,20 +189,57 @@ def _index_start(tail: Buffer, size: int) -> int:
     return int(start)
 
 
+def dump_entries(entries: Entries) -> bytes:
+    """The stored form of a pack's index."""
+    first = np.flatnonzero(entries["start"] == 0)
+    blobs = np.empty(len(first), dtype=_BLOB)
+    for name in ("offset", "stored", "content", "codec"):
+        blobs[name] = entries[name][first]
+    blobs["chunks"] = np.diff(first, append=len(entries))
+    chunks = np.empty(len(entries), dtype=_CHUNK)
+    chunks["id"], chunks["length"] = entries["id"], entries["length"]
+    return _TABLE.pack(len(blobs), len(chunks)) + blobs.tobytes() + chunks.tobytes()
+
+
 def parse_entries(raw: bytes, blobs_end: int) -> Entries:
-    """Entries whose every range lies within the pack's blobs. Raises Damaged."""
-    if not raw or len(raw) % ENTRY.itemsize:
+    """Entries whose every blob lies within the pack's. Raises Damaged."""
+    count, chunks = _TABLE.unpack_from(raw) if len(raw) >= _TABLE.size else (0, 0)
+    split = _TABLE.size + count * _BLOB.itemsize
+    if not 0 < count <= chunks <= MAX_ENTRIES or len(raw) != split + chunks * _CHUNK.itemsize:
         raise Damaged("a pack index has an impossible length")
-    entries: Entries = np.frombuffer(raw, dtype=ENTRY)
-    ends = entries["offset"].astype(np.uint64) + entries["stored"]
-    sane = (
-        len(entries) <= MAX_ENTRIES
-        and int(entries["offset"].min()) >= len(HEADER)
-        and int(ends.max()) <= blobs_end
-        and int(entries["length"].max()) <= MAX_CHUNK
-        and int(entries["length"].min()) > 0
-        and bool(np.isin(entries["codec"], CODECS).all())
+    return _entries(
+        np.frombuffer(raw, _BLOB, count, _TABLE.size),
+        np.frombuffer(raw, _CHUNK, chunks, split),
+        blobs_end,
     )
-    if not sane:
+
+
+def _entries(blobs: Entries, chunks: Entries, blobs_end: int) -> Entries:
+    """One entry a chunk out of the two tables. Raises Damaged when they cannot be true."""
+    counts, lengths = blobs["chunks"].astype(np.int64), chunks["length"].astype(np.int64)
+    ends = blobs["offset"].astype(np.int64) + blobs["stored"]
+    sane = (
+        int(counts.min()) > 0
+        and int(counts.sum()) == len(chunks)
+        and int(blobs["offset"].min()) >= len(HEADER)
+        and int(ends.max()) <= blobs_end
+        and int(blobs["content"].max()) <= MAX_BLOB
+        and int(lengths.min()) > 0
+        and bool(np.isin(blobs["codec"], CODECS).all())
+    )
+    first = np.cumsum(counts) - counts
+    if not sane or not np.array_equal(np.add.reduceat(lengths, first), blobs["content"]):
         raise Damaged("a pack index holds impossible values")
+    entries: Entries = np.empty(len(chunks), dtype=ENTRY)
+    for name in ("offset", "stored", "content", "codec"):
+        entries[name] = np.repeat(blobs[name], counts)
+    before = np.cumsum(lengths) - lengths
+    entries["start"] = before - np.repeat(before[first], counts)
+    entries["id"], entries["length"] = chunks["id"], chunks["length"]
     return entries
+
+
+def by_blob(entries: Entries) -> Iterator[Entries]:
+    """The entries of one blob after the other."""
+    first = np.flatnonzero(entries["start"] == 0)
+    return (entries[a:b] for a, b in pairwise([*first.tolist(), len(entries)]))

@@ -5,49 +5,31 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import suppress
 from typing import Protocol
 
 from vbackup.errors import Damaged, NotFound
 from vbackup.model.manifest import Artifact
 from vbackup.ports import Buffer
+from vbackup.repository.blobs import open_blob, open_chunk
 from vbackup.repository.codec import Seal
 from vbackup.repository.index import ChunkIndex
 from vbackup.repository.keys import ChunkHasher
-from vbackup.repository.packs import Location, open_chunk, pack_key
+from vbackup.repository.packs import Location, pack_key
 from vbackup.repository.recipe import Piece, RecipeReader
 
-_BATCH = 4 * 1024**2
+_WINDOW = 4 * 1024**2
+_PIECES = 4096
+_RANGE = 4 * 1024**2
 _GAP = 64 * 1024
 _AHEAD = 6
 _JOBS = 4
-_CACHED = 8
+_CACHED = 8 * 1024**2
 
-
-@dataclass(slots=True)
-class _Batch:
-    """Consecutive pieces that one ranged read of one pack yields, or one that cannot be read."""
-
-    pieces: list[Piece] = field(default_factory=list)
-    places: list[Location] = field(default_factory=list)
-    plain: int = 0
-
-    def takes(self, place: Location | None) -> bool:
-        if not self.pieces:
-            return True
-        if place is None or not self.places or self.plain + place.length > _BATCH:
-            return False
-        last = self.places[-1]
-        after = last.offset + last.stored
-        return place.pack == last.pack and (place == last or 0 <= place.offset - after <= _GAP)
-
-    def add(self, piece: Piece, place: Location | None) -> None:
-        self.pieces.append(piece)
-        self.plain += piece.span
-        if place is not None:
-            self.places.append(place)
+_Blob = tuple[bytes, int]
+"""Pack and offset."""
 
 
 class PackSource(Protocol):
@@ -76,7 +58,7 @@ class ChunkReader:
         self._refresh = refresh
         self._fresh: ChunkIndex | None = None
         self._refreshing = threading.Lock()
-        self._cache: OrderedDict[bytes, bytes] = OrderedDict()
+        self._cache: OrderedDict[_Blob, bytes] = OrderedDict()
         self._lock = threading.Lock()
 
     # ------------------------------------------------------------ one chunk
@@ -104,10 +86,6 @@ class ChunkReader:
 
     def fetch(self, chunk: bytes) -> bytes:
         """One chunk from wherever it can be had. Raises Damaged when no copy is good."""
-        with self._lock:
-            if chunk in self._cache:
-                self._cache.move_to_end(chunk)
-                return self._cache[chunk]
         index = self._index()
         try:
             return self._fetch_any(chunk)
@@ -121,26 +99,32 @@ class ChunkReader:
         for place in self.places(chunk):
             for _ in range(2):  # A byte that flipped on the way is right the second time.
                 try:
-                    return self._remember(chunk, self._fetch(chunk, place))
+                    return self._part(chunk, place, self._content(place))
                 except (Damaged, NotFound) as error:
                     problem = f"{pack_key(place.pack)}: {error}"
         raise Damaged(problem, hint="vbackup verify, then a new backup heals what it still has")
 
-    def _fetch(self, chunk: bytes, place: Location) -> bytes:
-        blob = self._store.get(pack_key(place.pack), place.offset, place.stored)
-        return self._open(chunk, place, blob)
+    def _content(self, place: Location) -> bytes:
+        """What comes out of the blob there: its neighbours are often wanted next."""
+        blob = place.pack, place.offset
+        with self._lock:
+            if blob in self._cache:
+                self._cache.move_to_end(blob)
+                return self._cache[blob]
+        content = self._open(place, self._store.get(pack_key(place.pack), *blob[1:], place.stored))
+        with self._lock:
+            self._cache[blob] = content
+            while sum(map(len, self._cache.values())) > _CACHED and len(self._cache) > 1:
+                self._cache.popitem(last=False)
+        return content
 
-    def _open(self, chunk: bytes, place: Location, blob: Buffer) -> bytes:
+    def _open(self, place: Location, blob: Buffer) -> bytes:
         if len(blob) != place.stored:
             raise Damaged(f"cut short at byte {place.offset + len(blob)}")
-        return open_chunk(self._seal, self._hasher, chunk, place.codec, place.length, blob)
+        return open_blob(self._seal, place.codec, place.content, blob)
 
-    def _remember(self, chunk: bytes, data: bytes) -> bytes:
-        with self._lock:
-            self._cache[chunk] = data
-            while len(self._cache) > _CACHED:
-                self._cache.popitem(last=False)
-        return data
+    def _part(self, chunk: bytes, place: Location, content: bytes) -> bytes:
+        return open_chunk(self._hasher, chunk, content, place.start, place.length)
 
     # ------------------------------------------------------------ streams
 
@@ -158,26 +142,36 @@ class ChunkReader:
 
         Raises Damaged with artifact and byte range."""
         stop = min(start + length, artifact.length)
-        for piece, data in self._stream(artifact, start, stop):
+        for window, contents in self._windows(artifact, start, stop):
+            good = [data for data in contents if not isinstance(data, Damaged)]
+            if len(good) < len(contents):
+                self._complain(artifact, window, contents)
+            begin = window[0].start
+            data = good[0] if len(good) == 1 else b"".join(good)
+            yield data[max(0, start - begin) : stop - begin]
+
+    def _complain(
+        self, artifact: Artifact, window: Sequence[Piece], contents: Sequence[bytes | Damaged]
+    ) -> None:
+        for piece, data in zip(window, contents, strict=True):
             if isinstance(data, Damaged):
                 raise Damaged(
                     f"{artifact.name}: bytes {piece.start}-{piece.start + piece.span} "
                     f"are damaged: {data}",
                     hint=data.hint,
                 )
-            wanted = data[max(0, start - piece.start) : stop - piece.start]
-            yield wanted
 
     def damage(self, artifact: Artifact) -> Iterator[tuple[int, int, str]]:
         """Read it all: every damaged range (start, stop, why), not only the first."""
         digest = hashlib.sha256()
         whole = True
-        for piece, data in self._stream(artifact, 0, artifact.length):
-            if isinstance(data, Damaged):
-                whole = False
-                yield piece.start, piece.start + piece.span, str(data)
-            else:
-                digest.update(data)
+        for window, contents in self._windows(artifact, 0, artifact.length):
+            for piece, data in zip(window, contents, strict=True):
+                if isinstance(data, Damaged):
+                    whole = False
+                    yield piece.start, piece.start + piece.span, str(data)
+                else:
+                    digest.update(data)
         if whole and digest.hexdigest() != artifact.sha256:
             yield 0, artifact.length, "does not match its SHA-256"
 
@@ -187,78 +181,95 @@ class ChunkReader:
         """The artifact's content chunks in order; `seen` is told of its recipe's own chunks."""
         return RecipeReader(self.fetch, seen).pieces(artifact)
 
-    def _stream(
+    def _windows(
         self, artifact: Artifact, start: int, stop: int
-    ) -> Iterator[tuple[Piece, bytes | Damaged]]:
-        """All pieces that touch the range with their content, fetched ahead."""
-        batches = self._batches(RecipeReader(self.fetch).pieces(artifact, start, stop))
-        flight: deque[tuple[_Batch, Future[list[bytes | Damaged]]]] = deque()
+    ) -> Iterator[tuple[list[Piece], list[bytes | Damaged]]]:
+        """All pieces that touch the range with their contents, fetched ahead."""
+        windows = _windows(RecipeReader(self.fetch).pieces(artifact, start, stop))
+        flight: deque[tuple[list[Piece], Future[list[bytes | Damaged]]]] = deque()
         pool = ThreadPoolExecutor(_JOBS, thread_name_prefix="vbackup-read")
         try:
             while True:
-                while len(flight) < _AHEAD and (batch := next(batches, None)) is not None:
-                    flight.append((batch, pool.submit(self._fetch_batch, batch)))
+                while len(flight) < _AHEAD and (window := next(windows, None)) is not None:
+                    flight.append((window, pool.submit(self._read_window, window)))
                 if not flight:
                     break
-                batch, future = flight.popleft()
-                yield from zip(batch.pieces, future.result(), strict=True)
+                window, future = flight.popleft()
+                yield window, future.result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _batches(self, pieces: Iterator[Piece]) -> Iterator[_Batch]:
-        batch = _Batch()
-        for piece in pieces:
-            place = self._place(piece)
-            if not batch.takes(place):
-                yield batch
-                batch = _Batch()
-            batch.add(piece, place)
-        if batch.pieces:
-            yield batch
+    def _read_window(self, window: Sequence[Piece]) -> list[bytes | Damaged]:
+        """The contents of consecutive pieces, however many blobs they are scattered over."""
+        found: dict[bytes, bytes] = {}
+        chunks = list({piece.chunk for piece in window if not piece.problem})
+        blobs: dict[_Blob, list[tuple[bytes, Location]]] = {}
+        for chunk, place in zip(chunks, self._index().best(chunks), strict=True):
+            if place is not None:
+                blobs.setdefault((place.pack, place.offset), []).append((chunk, place))
+        for group in _ranges([blobs[blob] for blob in sorted(blobs)]):
+            self._read_range(group, found)
+        return [self._piece(piece, found) for piece in window]
 
-    def _place(self, piece: Piece) -> Location | None:
-        try:
-            return None if piece.problem else self.places(piece.chunk)[0]
-        except Damaged:
-            return None
-
-    def _fetch_batch(self, batch: _Batch) -> list[bytes | Damaged]:
-        blobs = self._blobs(batch) if len(batch.pieces) > 1 else {}
-        return [self._content(piece, blobs) for piece in batch.pieces]
-
-    def _blobs(self, batch: _Batch) -> dict[bytes, tuple[Location, memoryview]]:
-        first, last = batch.places[0], batch.places[-1]
+    def _read_range(
+        self, blobs: Sequence[list[tuple[bytes, Location]]], found: dict[bytes, bytes]
+    ) -> None:
+        """One request for several blobs. What cannot be had so is left out: it is read again,
+        and from elsewhere, before it is called damaged."""
+        first, last = blobs[0][0][1], blobs[-1][0][1]
         length = last.offset + last.stored - first.offset
         try:
             data = memoryview(self._store.get(pack_key(first.pack), first.offset, length))
         except NotFound:
-            return {}
-        found = {}
-        for piece, place in zip(batch.pieces, batch.places, strict=True):
+            return
+        for parts in blobs:
+            place = parts[0][1]
             begin = place.offset - first.offset
-            found[piece.chunk] = place, data[begin : begin + place.stored]
-        return found
+            with suppress(Damaged):
+                content = self._open(place, data[begin : begin + place.stored])
+                for chunk, at in parts:
+                    found[chunk] = self._part(chunk, at, content)
 
-    def _content(
-        self, piece: Piece, blobs: dict[bytes, tuple[Location, memoryview]]
-    ) -> bytes | Damaged:
+    def _piece(self, piece: Piece, found: dict[bytes, bytes]) -> bytes | Damaged:
         if piece.problem:
             return piece.problem
         try:
-            data = self._from_blob(piece.chunk, blobs) or self.fetch(piece.chunk)
+            data = found.get(piece.chunk) or self.fetch(piece.chunk)
         except Damaged as error:
             return error
         if len(data) != piece.span:
             return Damaged(f"a chunk of {len(data)} bytes where the recipe says {piece.span}")
         return data
 
-    def _from_blob(
-        self, chunk: bytes, blobs: dict[bytes, tuple[Location, memoryview]]
-    ) -> bytes | None:
-        if chunk not in blobs:
-            return None
-        place, blob = blobs[chunk]
-        try:
-            return self._open(chunk, place, blob)
-        except Damaged:
-            return None  # Read again, and from elsewhere, before it is called damaged.
+
+def _windows(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
+    """Consecutive pieces that are read together."""
+    window: list[Piece] = []
+    size = 0
+    for piece in pieces:
+        if window and (size + piece.span > _WINDOW or len(window) == _PIECES):
+            yield window
+            window, size = [], 0
+        window.append(piece)
+        size += piece.span
+    if window:
+        yield window
+
+
+def _ranges(
+    blobs: Sequence[list[tuple[bytes, Location]]],
+) -> Iterator[list[list[tuple[bytes, Location]]]]:
+    """Blobs, in the order of their places, that one request can bring."""
+    group: list[list[tuple[bytes, Location]]] = []
+    for parts in blobs:
+        place = parts[0][1]
+        if group:
+            first, last = group[0][0][1], group[-1][0][1]
+            gap = place.offset - (last.offset + last.stored)
+            end = place.offset + place.stored
+            if place.pack != last.pack or not 0 <= gap <= _GAP or end - first.offset > _RANGE:
+                yield group
+                group = []
+        group.append(parts)
+    if group:
+        yield group

@@ -1,6 +1,6 @@
 """Recipes: the list of chunks that an artifact consists of, stored as chunks itself.
 
-An entry is a chunk id (32) and the number of artifact bytes that it stands for (u64 LE). The
+An entry is a chunk id (16) and the number of artifact bytes that it stands for (u64 LE). The
 entries of one level, cut into chunks of whole entries, are what the entries of the next level
 name, until one chunk is left: `Artifact.root`, at level `Artifact.depth`. An artifact of one
 chunk has that chunk as its root (depth 0), an empty one has none.
@@ -9,8 +9,9 @@ chunk has that chunk as its root (depth 0), an empty one has none.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import NamedTuple
 
 from vbackup.errors import Damaged
 from vbackup.model.manifest import Artifact
@@ -19,11 +20,10 @@ from vbackup.repository.chunker import MAX_CHUNK, Chunker
 
 MAX_DEPTH = 6
 
-ENTRY = struct.Struct("<32sQ")
+ENTRY = struct.Struct("<16sQ")
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """A chunk of an artifact: `span` artifact bytes from `start` on.
 
     With `problem`, those bytes cannot even be named: the recipe is damaged there."""
@@ -42,17 +42,20 @@ class _Level:
 
 
 class RecipeWriter:
-    """Builds one artifact's recipe while its chunks go by, in memory bounded by a few windows."""
+    """Builds one artifact's recipe while its chunks go by, in memory bounded by a few windows.
 
-    def __init__(self, chunker: Chunker, store: Callable[[Buffer], bytes]) -> None:
+    `store` takes the chunks of a recipe and gives their ids."""
+
+    def __init__(
+        self, chunker: Chunker, store: Callable[[Sequence[Buffer]], Sequence[bytes]]
+    ) -> None:
         self._chunker = chunker
         self._store = store
         self._levels = [_Level()]
 
-    def extend(self, pieces: Iterable[Piece]) -> None:
+    def extend(self, ids: Sequence[bytes], lengths: Sequence[int]) -> None:
         """Append the next content chunks."""
-        for piece in pieces:
-            self._push(0, piece.chunk, piece.span)
+        self._push(0, ids, lengths)
 
     def finish(self) -> tuple[tuple[str, ...], int]:
         """`Artifact.root` and `Artifact.depth`."""
@@ -62,14 +65,14 @@ class RecipeWriter:
             depth += 1
         return ((level.first.hex(),) if level.count else ()), depth
 
-    def _push(self, depth: int, chunk: bytes, span: int) -> None:
+    def _push(self, depth: int, ids: Sequence[bytes], spans: Sequence[int]) -> None:
         if depth == len(self._levels):
             self._levels.append(_Level())
         level = self._levels[depth]
-        level.count += 1
-        if level.count == 1:
-            level.first = chunk
-        level.raw += ENTRY.pack(chunk, span)
+        if ids and not level.count:
+            level.first = ids[0]
+        level.count += len(ids)
+        level.raw += b"".join(map(ENTRY.pack, ids, spans))
         if len(level.raw) >= self._chunker.window:
             self._fold(depth, keep_last=True)
 
@@ -77,13 +80,11 @@ class RecipeWriter:
         """Store the level's entries as chunks; the last may still change while more come."""
         raw = self._levels[depth].raw
         ends = [end - end % ENTRY.size for end in self._chunker.cuts(raw)]
-        start = 0
-        for end in ends[:-1] if keep_last else ends:
-            chunk = raw[start:end]
-            span = sum(span for _, span in ENTRY.iter_unpack(chunk))
-            self._push(depth + 1, self._store(chunk), span)
-            start = end
-        self._levels[depth].raw = raw[start:]
+        ends = ends[:-1] if keep_last else ends
+        chunks = [raw[start:end] for start, end in pairwise([0, *ends])]
+        spans = [sum(span for _, span in ENTRY.iter_unpack(chunk)) for chunk in chunks]
+        self._levels[depth].raw = raw[ends[-1] :]
+        self._push(depth + 1, self._store(chunks), spans)
 
 
 def parse(raw: bytes, *, span: int, depth: int) -> list[tuple[bytes, int]]:

@@ -15,8 +15,9 @@ from vbackup.model.manifest import Artifact, BackupSummary, CheckRecord, Manifes
 from vbackup.ports import Clock, ObjectStore
 from vbackup.repository import catalog, header, keys, lease, listing, sealed
 from vbackup.repository import manifest as manifests
+from vbackup.repository.blobs import BlobMaker
 from vbackup.repository.catalog import Catalog
-from vbackup.repository.chunker import Chunker, ChunkerParameters
+from vbackup.repository.chunker import ChunkerParameters, Chunkers
 from vbackup.repository.codec import Compression, Seal
 from vbackup.repository.header import Opened
 from vbackup.repository.index import ChunkIndex
@@ -32,9 +33,11 @@ _LEASE_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 @dataclass(frozen=True, slots=True)
 class RepositoryOptions:
-    """Sizes in bytes, times in seconds. `chunk_size` counts when the repository is created."""
+    """Sizes in bytes, times in seconds. `chunk_size` counts when the repository is created: the
+    average for streams of long records; others are cut finer."""
 
     chunk_size: int = 128 * 1024
+    blob_size: int = 256 * 1024
     pack_size: int = 16 * 1024**2
     compression_level: int = 1
     upload_jobs: int = 4
@@ -53,6 +56,9 @@ class Repository:
         self._opened = opened
         self._seal = opened.keys.seal(encrypted=opened.header.encrypted)
         self._hasher = opened.keys.hasher()
+        self.blobs = BlobMaker(
+            self._seal, Compression(options.compression_level), options.blob_size
+        )
         self._lock = threading.RLock()
         self._index: ChunkIndex | None = None
         self._leases: dict[str, Lease] = {}
@@ -158,8 +164,8 @@ class Repository:
             store=self.store,
             seal=self._seal,
             hasher=self._hasher,
-            chunker=self._chunker(),
-            compression=Compression(self.options.compression_level),
+            chunkers=self._chunkers(),
+            blobs=self.blobs,
             index=loaded.index,
             uploader=uploader,
             lease=held,
@@ -172,8 +178,11 @@ class Repository:
         size, jobs = self.options.pack_size, self.options.upload_jobs
         return PackUploader(self.store, self._seal, index, pack_size=size, jobs=jobs)
 
-    def _chunker(self) -> Chunker:
-        return Chunker(self._opened.header.chunker, self._opened.keys.seed)
+    def _chunkers(self) -> Chunkers:
+        """Cuts as the newest backup was cut, so that what it stored is found again."""
+        newest = listing.newest(self.store, self._seal)
+        before = {one.name: one.average for one in newest.artifacts()} if newest else {}
+        return Chunkers(self._opened.header.chunker.average, self._opened.keys.seed, before)
 
     def _writer_lease(self) -> tuple[Lease, Callable[[], None]]:
         with self._lock:

@@ -7,11 +7,15 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from vbackup.errors import Failed
-from vbackup.ports import Buffer, ObjectStore
+from vbackup.ports import ObjectStore
 from vbackup.repository import index as index_objects
+from vbackup.repository.blobs import Blob
 from vbackup.repository.codec import Seal
 from vbackup.repository.index import ChunkIndex, PackEntries
 from vbackup.repository.packs import MAX_ENTRIES, Entries, PackBuilder, pack_key
+
+MANY = MAX_ENTRIES // 2
+"""Chunks that fill a pack whatever its size: the next blob may bring many more."""
 
 PACKS_AN_INDEX = 64
 """An index object is written this often, so that a killed backup leaves little to rediscover."""
@@ -52,12 +56,12 @@ class PackUploader:
         with self._lock:
             self._unindexed += packs
 
-    def append(self, chunk: bytes, blob: Buffer, length: int, codec: int) -> None:
-        """Put one sealed chunk into the open pack."""
+    def append(self, blob: Blob) -> None:
+        """Put one sealed blob into the open pack."""
         self.check()
         with self._lock:
-            self._open.append(chunk, blob, length, codec)
-            if len(self._open) < self._pack_size and self._open.count < MAX_ENTRIES:
+            self._open.append(blob)
+            if len(self._open) < self._pack_size and self._open.count < MANY:
                 return
             full, self._open = self._open, PackBuilder()
         self._submit(full)

@@ -6,28 +6,32 @@ import hashlib
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from vbackup.errors import AlreadyExists, Damaged, Failed, Locked, NotFound, VbackupError
 from vbackup.model.manifest import Artifact, Manifest, Statistics
-from vbackup.ports import Buffer, Clock, ObjectStore, Step
+from vbackup.ports import Buffer, Clock, ObjectStore, Step, StreamShape
 from vbackup.repository import catalog, header, locks
 from vbackup.repository import manifest as manifests
-from vbackup.repository.chunker import Chunker, Window
-from vbackup.repository.codec import Compression, Seal
+from vbackup.repository.blobs import BlobMaker
+from vbackup.repository.chunker import Chunkers, Window
+from vbackup.repository.codec import Seal
 from vbackup.repository.index import ChunkIndex
 from vbackup.repository.keys import ChunkHasher
 from vbackup.repository.lease import Lease
 from vbackup.repository.marks import is_whole
-from vbackup.repository.packs import Entries, pack_key, seal_chunk, stored_packs
+from vbackup.repository.packs import Entries, chunk_ids, pack_key, stored_packs
 from vbackup.repository.reader import ChunkReader
-from vbackup.repository.recipe import Piece, RecipeWriter
+from vbackup.repository.recipe import RecipeWriter
 from vbackup.repository.uploader import PackUploader
 
 _IN_FLIGHT = 32
+
+_Stored = tuple[list[bytes], list[int]]
+"""Ids and lengths of a window's chunks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +41,8 @@ class WriterParts:
     store: ObjectStore
     seal: Seal
     hasher: ChunkHasher
-    chunker: Chunker
-    compression: Compression
+    chunkers: Chunkers
+    blobs: BlobMaker
     index: ChunkIndex
     uploader: PackUploader
     lease: Lease
@@ -71,34 +75,42 @@ class Writer:
 
     # ------------------------------------------------------------ streams
 
-    def add(self, name: str, stream: Iterable[Buffer], *, step: Step | None = None) -> Artifact:
+    def add(
+        self,
+        name: str,
+        stream: Iterable[Buffer],
+        *,
+        step: Step | None = None,
+        shape: StreamShape | None = None,
+    ) -> Artifact:
         """See `BackupWriter.add`. Raises Usage for a name that climbs (`manifest.artifact_name`
         makes good ones of any text)."""
         manifests.check_name(name)
+        chunker = self._parts.chunkers.of(name, shape or StreamShape())
         digest = hashlib.sha256()
         length = 0
-        recipe = RecipeWriter(self._parts.chunker, lambda data: self._store(data).chunk)
-        flight: deque[Future[list[Piece]]] = deque()
+        recipe = RecipeWriter(self._parts.chunkers.recipes, self._store)
+        flight: deque[Future[_Stored]] = deque()
         try:
-            for window in self._parts.chunker.windows(stream):
+            for window in chunker.windows(stream):
                 flight.append(self._submit(window))
                 digest.update(window.data)
                 length += len(window.data)
                 while flight and (flight[0].done() or len(flight) >= _IN_FLIGHT):
-                    recipe.extend(flight.popleft().result())
+                    recipe.extend(*flight.popleft().result())
                 if step is not None:
                     step.advance(len(window.data))
             while flight:
-                recipe.extend(flight.popleft().result())
+                recipe.extend(*flight.popleft().result())
         finally:
             for future in flight:
                 future.cancel()
         root, depth = recipe.finish()
         with self._lock:
             self._bytes_read += length
-        return Artifact(name, length, digest.hexdigest(), root, depth)
+        return Artifact(name, length, digest.hexdigest(), root, depth, chunker.average)
 
-    def _submit(self, window: Window) -> Future[list[Piece]]:
+    def _submit(self, window: Window) -> Future[_Stored]:
         self._parts.uploader.check()
         self._slots.acquire()
         try:
@@ -109,34 +121,35 @@ class Writer:
         future.add_done_callback(lambda _: self._slots.release())
         return future
 
-    def _store_window(self, window: Window) -> list[Piece]:
-        return [self._store(chunk) for chunk in window.chunks()]
+    def _store_window(self, window: Window) -> _Stored:
+        chunks = list(window.chunks())
+        return self._store(chunks), list(map(len, chunks))
 
-    def _store(self, data: Buffer) -> Piece:
-        chunk = self._parts.hasher.id(data)
-        if self._claim(chunk):
-            codec, payload = self._parts.compression.pack(data)
-            blob = seal_chunk(self._parts.seal, chunk, codec, len(data), payload)
-            self._parts.uploader.append(chunk, blob, len(data), codec)
-        return Piece(chunk, len(data))
+    def _store(self, chunks: Sequence[Buffer]) -> list[bytes]:
+        """The ids of the chunks; those that are new are stored, several in a blob."""
+        ids = list(map(self._parts.hasher.id, chunks))
+        new = self._claim(ids)
+        for blob in self._parts.blobs.make([ids[at] for at in new], [chunks[at] for at in new]):
+            self._parts.uploader.append(blob)
+        return ids
 
-    def _claim(self, chunk: bytes) -> bool:
-        """Whether this caller must store the chunk: nobody did, nobody is about to."""
+    def _claim(self, ids: Sequence[bytes]) -> list[int]:
+        """Which of the chunks this caller must store: nobody did, nobody is about to."""
         with self._lock:
-            known = self._parts.index.find(chunk)
-            if known is not None:
-                self._used.add(known.pack)
-            new = known is None and chunk not in self._claimed
-            if new:
-                self._claimed.add(chunk)
-                self._chunks_new += 1
-            else:
-                self._chunks_reused += 1
+            known, packs = self._parts.index.known(ids)
+            self._used |= packs
+            new = []
+            for at, chunk in enumerate(ids):
+                if not known[at] and chunk not in self._claimed:
+                    self._claimed.add(chunk)
+                    new.append(at)
+            self._chunks_new += len(new)
+            self._chunks_reused += len(ids) - len(new)
         return new
 
     def _stored_chunks(self, entries: Entries) -> None:
         with self._lock:
-            self._claimed.difference_update(map(bytes, entries["id"]))
+            self._claimed.difference_update(chunk_ids(entries))
 
     # ------------------------------------------------------------ the end
 

@@ -25,7 +25,7 @@ from vbackup.model.manifest import (
 from vbackup.ports import Buffer, ObjectStat
 from vbackup.repository.repository import Repository, RepositoryOptions
 
-SMALL = RepositoryOptions(chunk_size=1024, pack_size=32 * 1024, upload_jobs=2)
+SMALL = RepositoryOptions(chunk_size=1024, blob_size=4096, pack_size=32 * 1024, upload_jobs=2)
 PASSPHRASE = "correct horse battery staple"
 
 

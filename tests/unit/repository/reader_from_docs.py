@@ -15,7 +15,7 @@ from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-Entry = tuple[bytes, bytes, int, int, int, int]
+Entry = tuple[bytes, int, int, int, int, int, int]
 
 
 def keyed(key: bytes, data: bytes) -> bytes:
@@ -33,9 +33,9 @@ class Repository:
         assert keyed(keyed(key, b"vbackup config"), blank).hex() == self.header["mac"]
         self.chunk_key = keyed(key, b"vbackup chunk ids")
         self.data_key = keyed(key, b"vbackup data")
-        self.chunks = {
-            entry[1]: entry for path in root.glob("index/*") for entry in self.index(path)
-        }
+        self.chunks: dict[bytes, Entry] = {}
+        for path in root.glob("index/*"):
+            self.chunks |= self.index(path)
 
     def repository_key(self, passphrase: str | None) -> bytes:
         if self.header["encryption"] == "none":
@@ -74,26 +74,41 @@ class Repository:
         assert len(content) == struct.unpack("<Q", head[8:16])[0]
         return content
 
-    def index(self, path: Path) -> list[Entry]:
-        raw, at, found = self.small(path, b"I", b"index"), 0, []
+    def index(self, path: Path) -> dict[bytes, Entry]:
+        raw, at = self.small(path, b"I", b"index"), 0
+        found: dict[bytes, Entry] = {}
         while at < len(raw):
-            pack, _, count = struct.unpack_from("<32sQI", raw, at)
-            at += 44
+            pack, _, length = struct.unpack_from("<32sQI", raw, at)
+            found |= self.table(pack, raw[at + 44 : at + 44 + length])
+            at += 44 + length
+        return found
+
+    def table(self, pack: bytes, raw: bytes) -> dict[bytes, Entry]:
+        blobs, chunks = struct.unpack_from("<II", raw)
+        at, found = 8 + 17 * blobs, dict[bytes, Entry]()
+        for offset, stored, content, count, codec in struct.iter_unpack("<IIIIB", raw[8:at]):
+            start = 0
             for _ in range(count):
-                found.append((pack, *struct.unpack_from("<32sIIIB", raw, at)))
-                at += 45
+                chunk, length = struct.unpack_from("<16sI", raw, at)
+                found[chunk] = (pack, offset, stored, content, codec, start, length)
+                at, start = at + 20, start + length
+            assert start == content
+        assert len(found) <= chunks
+        assert at == len(raw)
         return found
 
     def chunk(self, chunk: bytes) -> bytes:
-        pack, _, offset, stored, length, codec = self.chunks[chunk]
+        pack, offset, stored, content, codec, start, length = self.chunks[chunk]
         name = pack.hex()
         with (self.root / "packs" / name[:2] / name).open("rb") as file:
             file.seek(offset)
             blob = file.read(stored)
-        payload = self.unseal(b"chunk", chunk, blob, struct.pack("<BI", codec, length))
-        content = self.expand(payload, codec, length)
-        assert (len(content), keyed(self.chunk_key, content)) == (length, chunk)
-        return content
+        payload = self.unseal(b"blob", blob[:16], blob[16:], struct.pack("<BI", codec, content))
+        data = self.expand(payload, codec, content)
+        assert len(data) == content
+        data = data[start : start + length]
+        assert keyed(self.chunk_key, data)[:16] == chunk
+        return data
 
     def expand(self, payload: bytes, codec: int, length: int) -> bytes:
         if codec == 0:
@@ -113,7 +128,7 @@ class Repository:
         if depth == 0:
             return content
         return b"".join(
-            self.read(entry, depth - 1) for entry, _ in struct.iter_unpack("<32sQ", content)
+            self.read(entry, depth - 1) for entry, _ in struct.iter_unpack("<16sQ", content)
         )
 
     def artifact(self, backup: str, name: str) -> bytes:

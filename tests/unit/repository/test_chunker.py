@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pyfastcdc.py import FastCDC as PurePython
 
 from vbackup.errors import Usage
-from vbackup.repository.chunker import Chunker, ChunkerParameters
+from vbackup.ports import StreamShape
+from vbackup.repository.chunker import Chunker, ChunkerParameters, Chunkers, fitting_average
 
 SMALL = Chunker(ChunkerParameters.for_average(1024), 7)
 
@@ -103,3 +104,60 @@ def test_an_insertion_moves_few_boundaries() -> None:
 def test_sizes_out_of_range(average: int) -> None:
     with pytest.raises(Usage):
         ChunkerParameters.for_average(average)
+
+
+# ---------------------------------------------------------------- sizes for streams
+
+
+@pytest.mark.parametrize(
+    ("record", "length", "before", "average"),
+    [
+        (0, 0, 0, 16384),  # nothing is known
+        (1500, 2**31, 0, 8192),  # five rows and more
+        (100, 2**31, 0, 4096),  # never less
+        (50_000, 2**31, 0, 131072),  # never more than the repository's own
+        (100, 2**37, 0, 65536),  # a table so long that the index would grow
+        (100, 2**60, 0, 131072),
+        (1500, 100_000, 0, 4096),  # a short stream
+        (1500, 0, 0, 8192),
+        (1500, 2**31, 32768, 32768),  # what the last backup had
+        (1500, 2**31, 2048, 2048),
+        (1500, 2**31, 65536, 8192),  # unless that is far off
+        (1500, 2**31, 1024, 8192),
+        (1500, 2**31, -5, 8192),
+        (20_000, 2**31, 2**40, 131072),
+    ],
+)
+def test_chunks_fit_the_records(record: int, length: int, before: int, average: int) -> None:
+    assert fitting_average(StreamShape(record, length), 131072, before) == average
+
+
+def test_no_stream_is_cut_coarser_than_the_repository() -> None:
+    assert fitting_average(StreamShape(1500, 2**31), 1024, 8192) == 1024
+    assert fitting_average(StreamShape(1500, 2**31), 1024, 300) == 1024
+
+
+def test_chunkers_go_on_as_the_last_backup_did() -> None:
+    chunkers = Chunkers(131072, 7, {"a": 16384})
+    assert chunkers.of("a", StreamShape(record=1000)).average == 16384
+    assert chunkers.of("b", StreamShape(record=1000)).average == 4096
+    data = sample("rows")
+    fresh = Chunker(ChunkerParameters.for_average(16384), 7)
+    assert lengths(chunkers.of("a", StreamShape()), [data]) == lengths(fresh, [data])
+
+
+def test_random_changes_leave_most_bytes_alone() -> None:
+    """One row in a hundred, anywhere: an eighth is new, not nearly all."""
+    rng = random.Random(5)
+    rows = [b"%d\t%s\n" % (n, rng.randbytes(700).hex().encode()) for n in range(3000)]
+    chunker = Chunkers(131072, 7, {}).of("t", StreamShape(1408, 2**31))
+
+    def chunks() -> dict[bytes, int]:
+        found = [chunk for window in chunker.windows([b"".join(rows)]) for chunk in window.chunks()]
+        return {bytes(chunk): len(chunk) for chunk in found}
+
+    before = chunks()
+    for at in rng.sample(range(len(rows)), 30):
+        rows[at] = b"%d\t%s\n" % (at, rng.randbytes(700).hex().encode())
+    new = {chunk: length for chunk, length in chunks().items() if chunk not in before}
+    assert 0 < sum(new.values()) < 0.15 * sum(before.values())

@@ -68,7 +68,7 @@ def test_the_page_names_every_object_and_constant() -> None:
         "vbackup config",
         "vbackup chunker seed",
         "pack index",
-        "fastcdc2020-nc1",
+        "fastcdc2020-nc1-by-stream",
         "damaged/",
         "doomed/",
         "leases/",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,13 +19,14 @@ from vbackup.errors import Damaged, Refused, Usage, VbackupError
 from vbackup.model.manifest import Artifact
 from vbackup.repository import header, manifest, packs, recipe, sealed
 from vbackup.repository import index as index_objects
+from vbackup.repository.blobs import Blob, open_blob, open_chunk, seal_blob
 from vbackup.repository.codec import RAW, ZSTD
 from vbackup.repository.index import ChunkIndex
-from vbackup.repository.packs import ENTRY, PackBuilder, pack_key, seal_chunk
+from vbackup.repository.packs import ENTRY, HEADER, PackBuilder, pack_key
 from vbackup.repository.repository import Repository
 
 Reopen = Callable[[], Repository]
-HEX = "ab" * 32
+HEX = "ab" * 16
 
 
 def rewrite(repository: Repository, change: Callable[[Any], None]) -> None:
@@ -142,8 +144,8 @@ def planted(repository: Repository, contents: list[bytes]) -> list[bytes]:
     for content in contents:
         chunk = repository.hasher.id(content)
         ids.append(chunk)
-        blob = seal_chunk(repository.seal, chunk, RAW, len(content), content)
-        builder.append(chunk, blob, len(content), RAW)
+        data = seal_blob(repository.seal, RAW, len(content), content)
+        builder.append(Blob(data, [chunk], [len(content)], RAW))
     pack = builder.finish(repository.seal)
     repository.store.put(pack_key(pack.id), pack.data)
     index_objects.write(
@@ -200,7 +202,7 @@ def test_a_hostile_recipe_is_damaged(
 @pytest.mark.parametrize(("spans", "total"), [([5, 5], 11), ([5, 5], 9), ([], 0), ([0], 0)])
 def test_spans_add_up(spans: list[int], total: int) -> None:
     with pytest.raises(Damaged):
-        recipe.parse(entries(*[(b"c" * 32, span) for span in spans]), span=total, depth=1)
+        recipe.parse(entries(*[(b"c" * 16, span) for span in spans]), span=total, depth=1)
 
 
 def test_a_recipe_that_repeats_itself_is_read_in_constant_memory(
@@ -228,31 +230,56 @@ def test_a_recipe_that_repeats_itself_is_read_in_constant_memory(
 # ---------------------------------------------------------------- packs and indexes
 
 
-def hostile_entry(**values: int) -> np.ndarray[Any, Any]:
-    fields = {"offset": 8, "stored": 40, "length": 10, "codec": RAW, **values}
-    return np.array([(b"c" * 32, *fields.values())], dtype=ENTRY)
+BLOB = {"offset": 8, "stored": 40, "content": 10, "chunks": 1, "codec": RAW}
+CHUNK = ("c" * 16, 10)
+
+
+def table(*chunks: tuple[str, int], counted: tuple[int, int] | None = None, **blob: int) -> bytes:
+    """A stored pack index of one blob with these chunks."""
+    blobs, count = counted or (1, len(chunks))
+    place = {**BLOB, "chunks": len(chunks), **blob}
+    listed = [struct.pack("<16sI", chunk.encode(), length) for chunk, length in chunks]
+    return struct.pack("<IIIIIIB", blobs, count, *place.values()) + b"".join(listed)
+
+
+def test_a_pack_index_is_what_docs_say() -> None:
+    found = packs.parse_entries(table(("a" * 16, 4), ("b" * 16, 6)), 48)
+    assert [bytes(chunk) for chunk in found["id"]] == [b"a" * 16, b"b" * 16]
+    assert found["start"].tolist() == [0, 4]
+    assert set(found["offset"].tolist()) == {8}
+    assert packs.dump_entries(found) == table(("a" * 16, 4), ("b" * 16, 6))
 
 
 @pytest.mark.parametrize(
-    "values",
+    "raw",
     [
-        {"offset": 2**32 - 1},
-        {"offset": 0},
-        {"stored": 2**32 - 1},
-        {"length": 2**32 - 1},
-        {"length": 0},
-        {"codec": 77},
+        table(CHUNK, offset=2**32 - 1),
+        table(CHUNK, offset=0),
+        table(CHUNK, stored=2**32 - 1),
+        table(CHUNK, content=2**32 - 1),
+        table(("c" * 16, 2**32 - 1), content=2**32 - 1),
+        table(("c" * 16, 17 * 1024**2), content=17 * 1024**2),
+        table(("c" * 16, 0), content=0),
+        table(CHUNK, ("d" * 16, 0)),
+        table(CHUNK, content=9),
+        table(CHUNK, content=11),
+        table(CHUNK, codec=77),
+        table(CHUNK, chunks=0),
+        table(CHUNK, chunks=2),
+        table(CHUNK, chunks=2**32 - 1),
+        table(CHUNK, CHUNK, content=20, chunks=1),
     ],
 )
-def test_hostile_entries_are_damaged(repository: Repository, values: dict[str, int]) -> None:
-    raw = hostile_entry(**values).tobytes()
+def test_hostile_entries_are_damaged(repository: Repository, raw: bytes) -> None:
     with pytest.raises(Damaged, match="impossible"):
         packs.parse_entries(raw, 1000)
-    key, _ = index_objects.write(
-        repository.store, repository.seal, [(b"p" * 32, 1000, hostile_entry(**values))]
-    )
     with pytest.raises(Damaged):
-        index_objects.read(repository.store, repository.seal, key)
+        index_objects._parse(struct.pack("<32sQI", b"p" * 32, 1000, len(raw)) + raw)
+    pack = bytearray(HEADER + bytes(1000))
+    sealed_index = repository.seal.seal(b"pack index", b"s" * 16, raw, HEADER)
+    pack += sealed_index + struct.pack("<16sI4s", b"s" * 16, len(sealed_index), b"KPBV")
+    with pytest.raises(Damaged):
+        packs.entries_of(repository.seal, pack, len(pack))
 
 
 def test_an_index_object_under_anothers_name_is_damaged(repository: Repository, kit: Any) -> None:
@@ -265,25 +292,44 @@ def test_an_index_object_under_anothers_name_is_damaged(repository: Repository, 
         index_objects.read(repository.store, repository.seal, other)
 
 
-@pytest.mark.parametrize("raw", [b"", b"x", bytes(44), bytes(ENTRY.itemsize * 16_385)])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"x",
+        bytes(8),
+        bytes(45),
+        table(CHUNK)[:-1],
+        table(CHUNK) + b"x",
+        table(CHUNK, counted=(2, 1)),
+        table(CHUNK, counted=(1, 2)),
+        table(CHUNK, counted=(0, 1)),
+        table(CHUNK, counted=(2**32 - 1, 2**32 - 1)),
+        table(*[(f"{n:016}", 1) for n in range(65_537)], content=65_537),
+    ],
+)
 def test_entries_of_impossible_length(raw: bytes) -> None:
-    with pytest.raises(Damaged):
+    with pytest.raises(Damaged, match="length"):
         packs.parse_entries(raw, 2**30)
 
 
 def test_a_chunk_under_anothers_id_is_damaged(repository: Repository) -> None:
     chunk = repository.hasher.id(b"right")
-    blob = seal_chunk(repository.seal, chunk, RAW, 5, b"wrong")
-    with pytest.raises(Damaged, match="id"):
-        packs.open_chunk(repository.seal, repository.hasher, chunk, RAW, 5, blob)
+    assert open_chunk(repository.hasher, chunk, b"wrong right wrong", 6, 5) == b"right"
+    for content, start, length in ((b"wrong", 0, 5), (b"right", 0, 4), (b"right", 1, 5)):
+        with pytest.raises(Damaged, match="id"):
+            open_chunk(repository.hasher, chunk, content, start, length)
 
 
-def test_a_chunk_sealed_as_another_length_is_damaged(repository: Repository) -> None:
-    chunk = repository.hasher.id(b"right")
-    blob = seal_chunk(repository.seal, chunk, RAW, 5, b"right")
+def test_a_blob_sealed_as_another_length_is_damaged(repository: Repository) -> None:
+    blob = seal_blob(repository.seal, RAW, 5, b"right")
+    assert open_blob(repository.seal, RAW, 5, blob) == b"right"
     for codec, length in ((ZSTD, 5), (RAW, 2**24)):
         with pytest.raises(Damaged):
-            packs.open_chunk(repository.seal, repository.hasher, chunk, codec, length, blob)
+            open_blob(repository.seal, codec, length, blob)
+    for cut in (b"", blob[:10], blob[:16], blob[:-1]):
+        with pytest.raises(Damaged):
+            open_blob(repository.seal, RAW, 5, cut)
 
 
 @given(data=st.binary(max_size=400), size=st.integers(0, 2**40))
@@ -402,8 +448,10 @@ def test_a_million_chunks_fit_into_little_memory() -> None:
         probes = []
         for number in range(250):
             found = np.zeros(4000, dtype=ENTRY)
-            found["id"] = np.frombuffer(rng.bytes(32 * 4000), dtype="V32")
+            found["id"] = np.frombuffer(rng.bytes(16 * 4000), dtype="V16")
             found["offset"], found["stored"], found["length"] = 8, 100, number + 1
+            found["content"] = 16 * (number + 1)
+            found["start"] = np.tile(np.arange(16) * (number + 1), 250)
             probes.append((bytes(found["id"][17]), number + 1))
             index.learn([(number.to_bytes(32, "big"), 2**24, found)])
         index.settle()
@@ -417,7 +465,7 @@ def test_a_million_chunks_fit_into_little_memory() -> None:
         place = index.find(chunk)
         assert place is not None
         assert place.length == length
-    assert index.find(b"\0" * 32) is None
-    rows = index.rows_of([chunk for chunk, _ in probes] + [b"\0" * 32])
+    assert index.find(b"\0" * 16) is None
+    rows = index.rows_of([chunk for chunk, _ in probes] + [b"\0" * 16])
     assert (rows[:-1] >= 0).all()
     assert rows[-1] == -1
