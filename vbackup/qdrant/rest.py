@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from http.client import HTTPResponse
+from http.client import HTTPException, HTTPResponse
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -19,6 +19,7 @@ from vbackup.ports import Clock
 from vbackup.qdrant import failures
 from vbackup.qdrant.download import open_stream
 from vbackup.qdrant.liveness import watched
+from vbackup.qdrant.wire import Wire, direct
 
 ATTEMPTS = 4
 GREETING = 20.0
@@ -48,9 +49,13 @@ class Node:
         if options.api_key:
             redact.register(options.api_key.get_secret_value())
         self._client = self._connect(options.timeout)
+        wire = Wire(self._url, self._headers(), options.timeout, self._tls, clock)
+        self._wire = wire if direct(url, local=self._local) else None
 
     def close(self) -> None:
         self._client.close()
+        if self._wire:
+            self._wire.close()
 
     def get(self, path: str) -> Any:
         """The `result` of a GET."""
@@ -81,9 +86,19 @@ class Node:
     ) -> bytes:
         """The answer's raw bytes. Requests that are not idempotent pass `attempts=1`."""
         content = None if body is None else msgspec.json.encode(body)
+        return self._tried(lambda: self._once(method, path, content, params, timeout), attempts)
+
+    def read(self, path: str, body: object) -> bytes:
+        """The raw answer to a POST that only reads: long pages, many of them."""
+        if self._wire is None:
+            return self.call("POST", path, body)
+        wire, content = self._wire, msgspec.json.encode(body)
+        return self._tried(lambda: self._read_once(wire, path, content), ATTEMPTS)
+
+    def _tried(self, ask: Callable[[], bytes], attempts: int) -> bytes:
         for attempt in range(1, attempts + 1):
             try:
-                return self._once(method, path, content, params, timeout)
+                return ask()
             except _Retry as retry:
                 if attempt == attempts:
                     raise retry.error from retry.error.__cause__
@@ -158,11 +173,25 @@ class Node:
             if translated.retryable and not isinstance(error, httpx.TimeoutException):
                 raise _Retry(translated, None) from error
             raise translated from error
-        if response.status_code == httpx.codes.OK:
-            return response.content
-        refused = failures.of_status(response.status_code, response.content, what, self.location)
+        return self._accepted(response.status_code, response.headers, response.content, what)
+
+    def _read_once(self, wire: Wire, path: str, content: bytes) -> bytes:
+        what = f"POST {path}"
+        try:
+            answer = wire.post(path, content)
+        except (OSError, HTTPException) as error:
+            translated = failures.of_transport(error, what, self.location)
+            if translated.retryable and not isinstance(error, TimeoutError):
+                raise _Retry(translated, None) from error
+            raise translated from error
+        return self._accepted(answer.status, answer.headers, answer.body, what)
+
+    def _accepted(self, status: int, headers: Mapping[str, str], body: bytes, what: str) -> bytes:
+        if status == httpx.codes.OK:
+            return body
+        refused = failures.of_status(status, body, what, self.location)
         if isinstance(refused, Unreachable):
-            raise _Retry(refused, _seconds(response.headers.get("retry-after")))
+            raise _Retry(refused, _seconds(headers.get("retry-after")))
         raise refused
 
     def _connect(self, timeout: float) -> httpx.Client:
