@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import docker
@@ -16,13 +17,14 @@ import pytest
 
 from tests.containers.images import Images
 from vbackup.errors import Failed
-from vbackup.sandbox import containers
+from vbackup.sandbox import containers, control, qdrant_binary
 from vbackup.sandbox.docker import docker_answers
 from vbackup.sandbox.loopback import request
 from vbackup.sandbox.provider import Provider
+from vbackup.sandbox.qdrant import QdrantOptions
+from vbackup.sandbox.sandbox import Options, throwaway
 
 pytestmark = pytest.mark.integration
-ABSENT = "9.9.9"
 
 
 @pytest.fixture
@@ -79,6 +81,28 @@ def test_programs_are_taken_where_the_image_cannot_be_had(
         pytest.raises(Failed, match=r"docker pull nobody\.invalid/postgres:16 failed"),
     ):
         insisting.postgres(16)
+
+
+def test_a_sandbox_runs_qdrant_from_its_image_where_no_program_can_be_had(
+    images: Images, api: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images.qdrant("1.17.0")
+    monkeypatch.delenv(qdrant_binary.ENVIRONMENT, raising=False)
+    monkeypatch.setattr(qdrant_binary, "RELEASES", {})
+    options = Options(postgres=None, qdrant=QdrantOptions(memory_limit=1 << 30), s3=False)
+    with throwaway(options, tmp_path / "s") as sandbox:
+        (running,) = sandbox.state.processes
+        name = running.launch.container
+        limit = api.containers.get(name).attrs["HostConfig"]["Memory"]
+        assert (running.launch.argv[0].endswith("docker"), limit) == (True, 1 << 30)
+        url = f"{sandbox.qdrant.url}/collections/kept"
+        body = json.dumps({"vectors": {"size": 2, "distance": "Dot"}}).encode()
+        headers = {"Content-Type": "application/json"}
+        assert request(url, method="PUT", body=body, headers=headers, timeout=60)[0] == 200
+        control.kill(sandbox, "qdrant-1")
+        control.restart(sandbox, "qdrant-1")
+        assert request(url, timeout=10)[0] == 200, "same data, same port"
+    assert name not in [each.name for each in api.containers.list(all=True)]
 
 
 def test_what_a_killed_run_left_is_swept(images: Images, api: Any) -> None:
