@@ -17,7 +17,7 @@ from typing import Any
 from vbackup.engine import describe
 from vbackup.engine.authority import Authority
 from vbackup.engine.capture import Capturer, ImageStore
-from vbackup.engine.cuts import ShardCuts, follow
+from vbackup.engine.cuts import ShardCuts, broken, follow
 from vbackup.engine.links import Target
 from vbackup.engine.patchfile import PatchFile
 from vbackup.engine.stopping import StopSwitch
@@ -72,10 +72,6 @@ class Pair:
     points: PointSource | None
     cache: Cache | None = None
     vectors: OpenVectors | None = None
-
-
-class ShardLost(VbackupError):
-    """A shard stream broke after its cut was relied on: the watermark has to move."""
 
 
 class WatermarkBlocked(VbackupError):
@@ -217,7 +213,7 @@ class Attempt:
             except VbackupError as error:
                 if spool.error is None:
                     raise
-                raise ShardLost(error.message, hint=error.hint, retryable=True) from error
+                raise broken(spool.error) from error
         return ShardPart(
             id=ref.id,
             key=ref.key,
@@ -293,7 +289,7 @@ class Attempt:
         for spool in cuts.spools:
             spool.done.wait()
         if (lost := cuts.lost()) and lost.error:
-            raise ShardLost(str(lost.error), retryable=True) from lost.error
+            raise broken(lost.error) from lost.error
         linked = {collection for target in targets for collection in target.collections}
         spools = [spool for spool in cuts.spools if spool.ref.collection in linked]
         with self._pair.points.offline(spools, self._directory / "offline") as offline:

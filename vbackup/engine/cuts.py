@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
-from vbackup.errors import Failed
+from vbackup.errors import Failed, NotFound, VbackupError
 from vbackup.ports import Clock, ShardRef, ShardSpool
 
 FOLLOW_BLOCK = 1 << 20
 CUT_TRIES = 3
 POLL_SECONDS = 0.05
+
+
+class ShardLost(VbackupError):
+    """A shard stream ended early, or its collection is gone: everything has to be cut anew."""
+
+
+def broken(error: Exception) -> Exception:
+    """What a stream that failed means: that cutting anew may help, or just what it says (a disk
+    that is full stays full)."""
+    if isinstance(error, VbackupError) and (error.retryable or isinstance(error, NotFound)):
+        return ShardLost(error.message, hint=error.hint, retryable=True)
+    return error
 
 
 class ShardCuts:
@@ -38,7 +51,8 @@ class ShardCuts:
     def all_cut(self) -> bool:
         """Whether every shard has cut. A stream that failed on the way is requested anew.
 
-        Raises the stream's error when it failed CUT_TRIES times."""
+        Raises the stream's error when it failed CUT_TRIES times or cannot be cured, ShardLost
+        when its collection is gone."""
         ready = True
         for number, spool in enumerate(self.spools):
             if spool.error:
@@ -54,7 +68,10 @@ class ShardCuts:
             self._clock.sleep(POLL_SECONDS)
 
     def _again(self, number: int, error: Exception) -> None:
-        if self._tries[number] >= CUT_TRIES:
+        if isinstance(error, NotFound):
+            raise broken(error) from error
+        curable = isinstance(error, VbackupError) and error.retryable
+        if self._tries[number] >= CUT_TRIES or not curable:
             raise error
         self.spools[number] = self._start(number, self._shards[number])
 
@@ -72,7 +89,7 @@ class ShardCuts:
 def follow(spool: ShardSpool) -> Iterator[bytes]:
     """The bytes of a spool while it grows; raises its error instead of ending short."""
     position = 0
-    with spool.path.open("rb") as file:
+    with _opened(spool) as file:
         while True:
             finished = spool.done.is_set()
             block = file.read(FOLLOW_BLOCK)
@@ -92,3 +109,13 @@ def follow(spool: ShardSpool) -> Iterator[bytes]:
                     hint="is something else writing to the work directory?",
                 )
             return
+
+
+def _opened(spool: ShardSpool) -> BinaryIO:
+    try:
+        return spool.path.open("rb")
+    except FileNotFoundError:
+        # A stream that failed takes its file away.
+        if spool.error:
+            raise spool.error from None
+        raise

@@ -131,7 +131,7 @@ class Child:
     @property
     def tail(self) -> str:
         """The last lines of stderr, as one line."""
-        return " ".join(self._tail)
+        return " ".join(" ".join(self._tail).split())
 
     def _listen(self) -> None:
         for raw in _open_pipe(self._process.stderr):

@@ -42,7 +42,8 @@ def hangs(location: str, what: str = "") -> Unreachable:
     """It takes connections, and does nothing with them."""
     during = f", and {what} was given up" if what else ""
     hint = "it hangs or is overloaded: look at its log and load, and restart it if need be"
-    return Unreachable(f"Qdrant at {location} does not answer any more{during}", hint=hint)
+    message = f"Qdrant at {location} does not answer any more{during}"
+    return Unreachable(message, hint=hint, retryable=not what)
 
 
 def _tls_cause(error: BaseException) -> ssl.SSLError | None:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from uuid import uuid4
 
-from vbackup.errors import Damaged, Refused
+from vbackup.errors import Damaged, Refused, Unreachable
 from vbackup.model.manifest import Artifact, CollectionPart, ShardPart
 from vbackup.ports import Reporter, Step
 from vbackup.qdrant.cluster import Cluster
@@ -20,6 +20,10 @@ from vbackup.qdrant.rest import Node, collection_path
 
 UPLOADS = 4
 """Shards uploaded at once; each is spooled to the server's disk."""
+
+
+TRIES = 3
+"""Uploads of one shard, when its connection breaks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ def recover_collection(
         ThreadPoolExecutor(UPLOADS, thread_name_prefix="recover") as pool,
     ):
         jobs = [
-            pool.submit(_upload, placement, name, open_artifact, step) for placement in placements
+            pool.submit(_uploaded, placement, name, open_artifact, step) for placement in placements
         ]
         try:
             for job in jobs:
@@ -95,6 +99,25 @@ def placed(cluster: Cluster, part: CollectionPart, name: str) -> list[Placement]
     return found
 
 
+def _uploaded(
+    placement: Placement,
+    name: str,
+    open_artifact: Callable[[Artifact], Iterator[bytes]],
+    step: Step,
+) -> None:
+    """Upload a shard; again from its start when the connection broke. It replaces the shard, so
+    that one which arrived all the same does no harm."""
+    for attempt in range(1, TRIES + 1):
+        try:
+            _upload(placement, name, open_artifact, step)
+        except Unreachable as error:
+            if attempt == TRIES or not error.retryable:
+                raise
+            step.detail(f"shard {placement.shard} of {name} again: {error.message}")
+        else:
+            return
+
+
 def _upload(
     placement: Placement,
     name: str,
@@ -111,22 +134,30 @@ def _upload(
     ).encode()
     tail = f"\r\n--{boundary}--\r\n".encode()
 
+    sent = 0
+
     def body() -> Iterator[bytes]:
+        nonlocal sent
         yield head
         for data in _exactly(artifact, open_artifact(artifact)):
             yield data
+            sent += len(data)
             step.advance(len(data))
         yield tail
 
-    placement.node.upload(
-        collection_path(name, "shards", placement.shard, "snapshots", "upload"),
-        body(),
-        headers={
-            "content-type": f"multipart/form-data; boundary={boundary}",
-            "content-length": str(len(head) + artifact.length + len(tail)),
-        },
-        params={"wait": True, "priority": "snapshot", "checksum": artifact.sha256},
-    )
+    try:
+        placement.node.upload(
+            collection_path(name, "shards", placement.shard, "snapshots", "upload"),
+            body(),
+            headers={
+                "content-type": f"multipart/form-data; boundary={boundary}",
+                "content-length": str(len(head) + artifact.length + len(tail)),
+            },
+            params={"wait": True, "priority": "snapshot", "checksum": artifact.sha256},
+        )
+    except Unreachable:
+        step.advance(-sent)
+        raise
 
 
 def _exactly(artifact: Artifact, stream: Iterator[bytes]) -> Iterator[bytes]:

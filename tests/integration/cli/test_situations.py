@@ -15,6 +15,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from vbackup.qdrant.source import QdrantSource
+
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 Run = Callable[..., Any]
 PASSWORD = "never-to-be-seen"
@@ -221,3 +223,26 @@ def test_everything_comes_back_with_nothing_but_the_repository_and_the_passphras
         pair.sql(f'DROP DATABASE "{found["database"]}" WITH (FORCE)')
         for name in found["collections"].values():
             pair.qdrant.delete(f"/collections/{name}")
+
+
+def test_a_collection_that_is_dropped_during_a_backup_is_left_out(
+    vb: Run, pair: Any, ready: Path, monkeypatch: Any
+) -> None:
+    """An application that drops a tenant must not cost the backup of all others."""
+    gone, path = f"{pair.collection}_tenant", f"/collections/{pair.collection}_tenant"
+    change(ready, f'collections = ["{pair.collection}"]', f'collections = ["{pair.collection}*"]')
+    ready.write_text(f'ignore = ["{gone}"]\n' + ready.read_text())
+    pair.qdrant.put(path, json={"vectors": {"size": 4, "distance": "Dot"}}).raise_for_status()
+    spool = QdrantSource.spool
+
+    def dropped(self: QdrantSource, *arguments: Any) -> Any:
+        pair.qdrant.delete(path)
+        return spool(self, *arguments)
+
+    monkeypatch.setattr(QdrantSource, "spool", dropped)
+    shown = vb("backup", "--json")
+    assert shown.code == 0, shown.err
+    names = [found["name"] for found in shown.json["qdrant"]["collections"]]
+    assert names == [pair.collection]
+    change(ready, f'collections = ["{pair.collection}*"]', f'collections = ["{gone}"]')
+    assert gone in refused(vb("backup"), 5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -11,9 +12,12 @@ import pytest
 from vbackup.clock import SystemClock
 from vbackup.config import QdrantConfig
 from vbackup.errors import Unreachable
+from vbackup.model.manifest import Artifact, ShardPart
 from vbackup.qdrant import liveness
+from vbackup.qdrant.recover import TRIES, Placement, _uploaded
 from vbackup.qdrant.rest import Node
 
+AT = datetime(2026, 1, 1, tzinfo=UTC)
 UPLOAD = "/collections/docs/shards/0/snapshots/upload"
 
 
@@ -87,3 +91,29 @@ def test_an_upload_that_takes_long_is_waited_for(
     asked.upload(UPLOAD, iter([b"x"]), {"content-length": "1"}, {})
     assert greeted.is_set()
     asked.close()
+
+
+def test_a_shard_is_uploaded_again_when_its_connection_breaks(server: Any) -> None:
+    data = b"a shard snapshot"
+    artifact = Artifact("docs/0", len(data), "00")
+    part = ShardPart(0, None, artifact, AT, AT)
+    asked = node(server, timeout=60)
+    server.on("POST", UPLOAD, (0, b"", {}), server.result(True))
+    step = Counted()
+    _uploaded(Placement(part, 0, asked), "docs", lambda _: iter([data[:5], data[5:]]), step)
+    assert [data in request.body for request in server.asked("POST", UPLOAD)] == [True, True]
+    assert step.done == len(data)
+    server.on("POST", UPLOAD, (0, b"", {}))
+    with pytest.raises(Unreachable):
+        _uploaded(Placement(part, 0, asked), "docs", lambda _: iter([data]), step)
+    assert len(server.asked("POST", UPLOAD)) == 2 + TRIES
+    asked.close()
+
+
+class Counted:
+    done = 0
+
+    def advance(self, amount: int = 1) -> None:
+        self.done += amount
+
+    def detail(self, text: str) -> None: ...
