@@ -3,9 +3,9 @@
     python benchmarks/watermark.py --rows 200000 --rate 300 --backups 5
 
 One application writes to both stores all the time, in a process of its own; every contender backs
-it up in turn, in another: `vbackup backup` with each strategy, and `pg_dump -Fc` followed by a
-Qdrant collection snapshot (`script`). Latencies are those of the application's writes that began
-in a calm window before the backup, during it, and in a calm window after it.
+it up in turn, in another: `vbackup backup` with each strategy (once under `nice -n 10`), and
+`pg_dump -Fc` followed by a Qdrant collection snapshot (`script`). Latencies are those of writes
+that began in a calm window before the backup, during it, and in a calm window after it.
 
 `--order row-first` commits the row, and an indexer writes the point right after. `in-transaction`
 writes the point inside the row's transaction, under the advisory fence; only that application can
@@ -44,7 +44,7 @@ from vbackup.sandbox.postgres import PostgresOptions
 from vbackup.sandbox.sandbox import Options, Sandbox, throwaway
 
 CONTENDERS = {
-    "row-first": ("script", "capture", "lock"),
+    "row-first": ("script", "capture", "nice capture", "lock"),
     "in-transaction": ("script", "capture", "fence"),
 }
 CALM = 8.0
@@ -136,7 +136,8 @@ class Bench:
         UsualScript(self.app, server.admin_dsn, server.bin_dir, into).back_up()
         return None
 
-    def _backup(self, strategy: str) -> Callable[[], Callable[[Run], None]]:
+    def _backup(self, contender: str) -> Callable[[], Callable[[Run], None]]:
+        *nice, strategy = contender.split()
         repository = RepositoryConfig(
             url=(self.directory / "repository").as_uri(), encryption="none"
         )
@@ -145,8 +146,19 @@ class Bench:
         file = self.directory / "vbackup.toml"
         file.write_text(self._toml(repository))
 
+        prefix = ["nice", "-n", "10"] if nice else []
+
         def back_up() -> Callable[[Run], None]:
-            command = [sys.executable, "-m", "vbackup", "--config", str(file), "--json", "backup"]
+            command = [
+                *prefix,
+                sys.executable,
+                "-m",
+                "vbackup",
+                "--config",
+                str(file),
+                "--json",
+                "backup",
+            ]
             done = subprocess.run(
                 [*command, "--strategy", strategy], capture_output=True, text=True, check=False
             )

@@ -2,24 +2,61 @@
 
 from __future__ import annotations
 
+import tempfile
+import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from typing import IO
 
 import msgspec
 
+from vbackup.engine.keysets import KeySets
 from vbackup.errors import Refused
 from vbackup.model.blocks import Point
 from vbackup.model.manifest import Manifest
-from vbackup.model.patch import Delete, PatchLine, Reembed, Upsert
+from vbackup.model.patch import Delete, PatchLine, Reembed, Upsert, decode, encode
 from vbackup.ports import PointTarget, Step
 
 BATCH = 500
+MEMORY = 1 << 24
+"""Bytes of a re-embed list that stay in memory."""
+
+READ_BYTES = 1 << 20
 RUNAWAY_SHARE = 0.10
 RUNAWAY_FLOOR = 1_000
 """Below this many points a patch may delete any share: a tiny collection is no runaway."""
+
+
+class Reembeds(Iterable[Reembed]):
+    """The lines of a re-embed list, which may be as many as there are rows: in memory while they
+    are few, then in a file without a name. May be read again and again."""
+
+    def __init__(self, lines: Iterable[Reembed] = ()) -> None:
+        self._file = tempfile.SpooledTemporaryFile(MEMORY)  # noqa: SIM115 - closed when it is gone
+        self.close = weakref.finalize(self, self._file.close)
+        self._count = 0
+        for line in lines:
+            self.add(line)
+
+    def add(self, line: Reembed) -> None:
+        """Append one line, not while the list is read."""
+        self._file.write(encode(line))
+        self._count += 1
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Reembed]:
+        at = 0
+        while True:
+            self._file.seek(at)
+            lines = self._file.readlines(READ_BYTES)
+            if not lines:
+                return
+            at += sum(map(len, lines))
+            yield from (line for line in decode(lines) if isinstance(line, Reembed))
 
 
 @dataclass(slots=True)
@@ -28,14 +65,20 @@ class Applied:
 
     deletes: int = 0
     upserts: int = 0
-    reembed: list[Reembed] = field(default_factory=list)
+    reembed: Reembeds = field(default_factory=Reembeds)
 
-    def expected(self) -> dict[str, frozenset[str]]:
+    def expected(self) -> Mapping[str, Collection[str]]:
         """By link, the keys whose point is known to be missing."""
-        keys: dict[str, set[str]] = {}
-        for line in self.reembed:
-            keys.setdefault(line.link, set()).add(line.key)
-        return {link: frozenset(found) for link, found in keys.items()}
+        return expected_keys(self.reembed)
+
+
+def expected_keys(lines: Iterable[PatchLine]) -> Mapping[str, Collection[str]]:
+    """By link, the keys of the re-embed list in a patch."""
+    keys = KeySets()
+    reembeds = (line for line in lines if isinstance(line, Reembed))
+    for link, group in groupby(reembeds, key=lambda line: line.link):
+        keys.add(link, (line.key for line in group))
+    return keys.by_link()
 
 
 def guard(manifest: Manifest, lines: Iterator[PatchLine]) -> None:
@@ -69,7 +112,9 @@ def apply_patch(
     done = Applied()
     for (kind, collection), group in groupby(lines, key=_group):
         if kind is Reembed:
-            done.reembed += [line for line in group if isinstance(line, Reembed)]
+            for line in group:
+                if isinstance(line, Reembed):
+                    done.reembed.add(line)
             continue
         if collection not in names:
             continue

@@ -300,7 +300,7 @@ class Attempt:
                 images=images,
                 patch=patch,
                 workdir=self._directory,
-                changed=chosen.changed,
+                changed=chosen.changed(self._directory / "changed"),
                 aliases={a: name for name, found in self.collection_names().items() for a in found},
             )
             for target in targets:

@@ -26,11 +26,12 @@ from vbackup.engine.capture import (
 )
 from vbackup.engine.compare import Comparison
 from vbackup.engine.confirm import batches
+from vbackup.engine.keysets import ChangedKeys, KeySets
 from vbackup.engine.links import Target
 from vbackup.engine.patchfile import PatchFile
 from vbackup.engine.reconcile import feed
 from vbackup.engine.rowlisting import ListedRows
-from vbackup.model.blocks import PointId
+from vbackup.model.blocks import PointBlock, PointId
 from vbackup.model.finding import Finding, LinkReport
 from vbackup.model.patch import Delete, DeleteReason, Reembed, ReembedReason, Upsert
 from vbackup.ports import PointReader, PointSource, RowReader, Step
@@ -73,10 +74,11 @@ class Authority:
     images: ImageStore
     patch: PatchFile
     workdir: Path
-    changed: dict[str, frozenset[str]]
+    changed: ChangedKeys
     aliases: Mapping[str, str] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
     listings: dict[str, ListedRows] = field(default_factory=dict)
+    written: KeySets = field(default_factory=KeySets)
 
     def run(self, target: Target, step: Step) -> LinkReport:
         """Compare one link under the watermark and add what it needs to the patch."""
@@ -92,7 +94,7 @@ class Authority:
             for batch in batches(result.findings, BATCH):
                 self._decide(target, batch)
             if not link.keyed:
-                for keys in _batches(sorted(self.changed.get(link.name, ())), BATCH):
+                for keys in _batches(self.changed.keys(link), BATCH):
                     self._verify_unkeyed(target, keys)
             self.digests[link.name] = result.digest
             return result.report
@@ -127,8 +129,7 @@ class Authority:
 
     def _suspect(self, target: Target, key: str) -> bool:
         """Whether an unkeyed row changed around the cuts: then its points prove nothing."""
-        name = target.link.name
-        return not target.link.keyed and key in self.changed.get(name, frozenset())
+        return not target.link.keyed and self.changed.has(target.link, key)
 
     def _verify_unkeyed(self, target: Target, keys: Sequence[str]) -> None:
         """Rows that changed around the cuts and say no version: only a captured image will do."""
@@ -210,8 +211,46 @@ class Authority:
     def _replace_all(self, target: Target, rows: Sequence[tuple[_Row, Sequence[Image]]]) -> None:
         many = target.link.cardinality == "many"
         owned = self._owned(target, [row.key for row, _ in rows]) if many else {}
+        taken = set() if target.link.by_id else self._taken(target, rows)
         for row, images in rows:
-            self._replace(target, row, images, owned.get(row.key, set()))
+            places = [(image.collection, image.point.id) for image in images]
+            if taken.intersection(places) or self._claimed(target, places):
+                self._give_up(target, row, images, "overtaken")
+            else:
+                self._replace(target, row, images, owned.get(row.key, set()))
+
+    def _claimed(self, target: Target, places: Sequence[Place]) -> bool:
+        """Whether the patch already writes another row's point in one of these places; else it
+        will write this row's there."""
+        if target.link.by_id:
+            return False
+        if any(self.written.has(collection, str(point)) for collection, point in places):
+            return True
+        for collection, point in places:
+            self.written.add(collection, [str(point)])
+        return False
+
+    def _taken(self, target: Target, rows: Sequence[tuple[_Row, Sequence[Image]]]) -> set[Place]:
+        """Those places of images where another row has a right point: an application that uses
+        ids again may have given it to this row only after the watermark."""
+        keys = {(i.collection, i.point.id): row.key for row, images in rows for i in images}
+        others: dict[str, list[tuple[Place, str | None]]] = {}
+        for collection in target.collections:
+            ids = [point for name, point in keys if name == collection]
+            block = self.offline.lookup(target.link, collection, ids) if ids else PointBlock([], [])
+            said = block.versions or [None] * len(block)
+            for point, owner, version in zip(block.ids, block.refs, said, strict=True):
+                if owner is not None and owner != keys[collection, point]:
+                    others.setdefault(owner, []).append(((collection, point), normal(version)))
+        if not others:
+            return set()
+        live = self._rows_of(target, {key: [] for key in others}, live_only=True)
+        return {
+            place
+            for row in live
+            for place, version in others[row.key]
+            if not target.link.keyed or version == normal(row.version)
+        }
 
     def _replace(
         self, target: Target, row: _Row, images: Sequence[Image], owned: set[Place]
@@ -236,7 +275,13 @@ class Authority:
                 )
             )
 
-    def _give_up(self, target: Target, row: _Row, images: Sequence[Image]) -> None:
+    def _give_up(
+        self,
+        target: Target,
+        row: _Row,
+        images: Sequence[Image],
+        reason: ReembedReason | None = None,
+    ) -> None:
         for finding in row.findings:
             if finding.kind in _DELETE:
                 self._delete(finding)
@@ -246,7 +291,7 @@ class Authority:
                 key=row.key,
                 version=row.version,
                 tenant=row.tenant,
-                reason=self._reason(target, row, images),
+                reason=reason or self._reason(target, row, images),
             )
         )
 
@@ -257,7 +302,7 @@ class Authority:
             return "incomplete"
         if wanted is not None and any(said and newer(said, wanted) for said in versions):
             return "overtaken"
-        if row.key not in self.changed.get(target.link.name, frozenset()):
+        if not self.changed.has(target.link, row.key):
             return "drift"
         return "unverifiable" if wanted is None else "unindexed"
 

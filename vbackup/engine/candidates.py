@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from vbackup.engine.capture import Capturer, Slot
+from vbackup.engine.capture import WANTED_LIMIT, Capturer, Slot
 from vbackup.engine.rowfence import RowFence
 from vbackup.model.link import Link
 from vbackup.ports import CandidateWatermark, Clock, RecordSource, Reporter
@@ -18,22 +18,30 @@ SPOILT = 3
 @dataclass(slots=True)
 class Candidate:
     """One open snapshot: the changed rows whose points are still waited for, and those whose
-    points can not come any more. `changed` holds, by link, the keys that changed since the base."""
+    points can not come any more. After a bulk update, what is beyond a limit is only counted: the
+    comparison fetches those points."""
 
     watermark: CandidateWatermark
     opened: float
-    pending: dict[Slot, str]
-    changed: dict[str, frozenset[str]]
+    pending: dict[Slot, str] = field(default_factory=dict)
     lost: set[Slot] = field(default_factory=set)
+    beyond: int = 0
 
     @property
     def complete(self) -> bool:
         """Whether every changed row, as it sees it, has its point captured."""
-        return not self.pending and not self.lost
+        return self.gaps == 0
 
     @property
     def gaps(self) -> int:
-        return len(self.pending) + len(self.lost)
+        return len(self.pending) + len(self.lost) + self.beyond
+
+    def wait_for(self, slot: Slot, version: str) -> None:
+        """One more row whose point is not captured."""
+        if len(self.pending) < WANTED_LIMIT:
+            self.pending[slot] = version
+        else:
+            self.beyond += 1
 
     def refresh(self, capturer: Capturer) -> None:
         """Drop what was captured; remember what cannot come any more."""
@@ -92,22 +100,19 @@ class Race:
     def open(self) -> Candidate:
         """One candidate, and the rows that it still waits for."""
         began = self.clock.monotonic()
-        watermark = self.records.candidate(self.links)
+        found = Candidate(self.records.candidate(self.links), began)
         self.opened += 1
         try:
-            pending: dict[Slot, str] = {}
-            changed: dict[str, frozenset[str]] = {}
             for link in self.links:
-                block = watermark.changed(link, self.base)
-                changed[link.name] = frozenset(block.keys)
-                for key, wanted in self.capturer.want(link, block):
-                    pending[link.name, key] = wanted.version
+                for block in found.watermark.changed(link, self.base):
+                    for key, wanted in self.capturer.want(link, block):
+                        found.wait_for((link.name, key), wanted.version)
         except BaseException:
-            watermark.close()
+            found.watermark.close()
             raise
-        now = self.clock.monotonic()
-        self._opening = now - began
-        return Candidate(watermark, now, pending, changed)
+        found.opened = self.clock.monotonic()
+        self._opening = found.opened - began
+        return found
 
     def converge(self, deadline: float) -> Candidate:
         """With all writers waiting no row changes: one candidate, and the points of its changed

@@ -122,11 +122,13 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """Points of an unkeyed row, fetched a lag after the row was seen; accepted when the next
-    look at the change feed shows that the row is still the same."""
+    """Points of an unkeyed row, fetched a lag after the row was seen; accepted when the row still
+    is the same another lag later: of an application that writes the point first, it could be the
+    point of a row that is still to come."""
 
     identity: str
     images: list[Image]
+    fetched: float
 
 
 @dataclass(slots=True)
@@ -134,9 +136,9 @@ class Capturer:
     """Follows the change feed from `base` and captures the points of changed rows.
 
     A keyed link's image belongs to the version that the point says. Without a version on both
-    sides a row version is its identity (`xmin`), and an image is taken for it when it was
-    fetched at least `max_index_lag` seconds after the row was first seen and the row did not
-    change around the fetch: best effort, wrong when the lag is really longer."""
+    sides a row version is its identity (`xmin`), and an image is taken for it when the row did
+    not change for `max_index_lag` seconds before and after the fetch: best effort, wrong when the
+    lag is really longer."""
 
     records: RecordSource
     points: PointSource | None
@@ -157,16 +159,23 @@ class Capturer:
         links = [target.link for target in self.targets]
         if not links:
             return
-        fetched = self.proposals
-        self.proposals = {}
-        changed, self.base = self.records.changed(links, self.base)
+        fetched = self._ripe()
+        changed, self.base = self.records.changed(links, self.base, most=WANTED_LIMIT)
         for link in links:
             self.want(link, changed[link.name])
         self._settle(fetched)
         self.poll()
 
+    def _ripe(self) -> dict[Slot, Proposal]:
+        """Take out the proposals that were fetched a lag ago."""
+        latest = self.clock.monotonic() - self.max_index_lag
+        ripe = {slot: one for slot, one in self.proposals.items() if one.fetched <= latest}
+        for slot in ripe:
+            del self.proposals[slot]
+        return ripe
+
     def _settle(self, fetched: dict[Slot, Proposal]) -> None:
-        """Accept what was fetched before this tick for rows that still are what they were.
+        """Accept what was fetched a lag before this tick for rows that still are what they were.
 
         The rows are read again: one that changed and was deleted since is in no change feed."""
         if not fetched:
@@ -222,6 +231,7 @@ class Capturer:
             held = self.wanted.get((link.name, key))
             if held and held.version != normal(said):
                 del self.wanted[link.name, key]
+                self.proposals.pop((link.name, key), None)
 
     def awaited(self, slot: Slot, version: str) -> bool:
         """Whether the point of this row version may still come: it is not captured, and not known
@@ -264,7 +274,8 @@ class Capturer:
     def _accept(self, link: Link, key: str, images: list[Image], wanted: Wanted) -> bool:
         if not link.keyed:
             if images:
-                self.proposals[link.name, key] = Proposal(wanted.version, images)
+                now = self.clock.monotonic()
+                self.proposals[link.name, key] = Proposal(wanted.version, images, now)
             return False
         version = common_version(link, images)
         if version is None:

@@ -12,12 +12,13 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from vbackup.engine.apply import expected_keys
 from vbackup.engine.patched import PatchedPoints, Project
 from vbackup.engine.reconcile import Reconcile, ReconcileOptions, ReconcileResult, Sink
 from vbackup.engine.rowlisting import StoredRows
 from vbackup.errors import Refused
 from vbackup.model.manifest import Artifact, Manifest
-from vbackup.model.patch import PatchLine, Reembed, decode
+from vbackup.model.patch import PatchLine, decode
 from vbackup.ports import Clock, PointReader, Reporter, Repository, RowReader
 
 OpenTars = Callable[[Mapping[str, Sequence[Path]], Path], AbstractContextManager[PointReader]]
@@ -56,7 +57,7 @@ class OfflinePair:
                 options=options,
                 reporter=self.reporter,
                 clock=self.clock,
-                expected=self._expected(manifest),
+                expected=expected_keys(patch_lines(self.repository, manifest)),
             ).run(sink)
 
     @contextmanager
@@ -67,13 +68,6 @@ class OfflinePair:
             with self.open_tars(tars, scratch / "unpacked") as reader:
                 patch = patch_lines(self.repository, manifest)
                 yield PatchedPoints(reader, patch, self.project)
-
-    def _expected(self, manifest: Manifest) -> dict[str, frozenset[str]]:
-        expected: dict[str, set[str]] = {}
-        for line in patch_lines(self.repository, manifest):
-            if isinstance(line, Reembed):
-                expected.setdefault(line.link, set()).add(line.key)
-        return {link: frozenset(keys) for link, keys in expected.items()}
 
     def _opened_rows(self, manifest: Manifest) -> Callable[[], AbstractContextManager[RowReader]]:
         listings = {listing.link: listing.artifact for listing in manifest.rows}

@@ -1,13 +1,22 @@
-"""Points of shard snapshots as a restore would leave them: with the patch applied, in memory.
+"""Points of shard snapshots as a restore would leave them: with the patch applied.
 
-Bounded by the patch, which holds what changed around one backup."""
+A patch may hold as many points as there are rows (a bulk update during the backup, a collection
+that was lost), so it is kept on disk; in memory is one number a patched point.
+"""
 
 from __future__ import annotations
 
+import weakref
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import compress
+from itertools import compress, islice
 from typing import Any
 
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from vbackup.engine.keysets import scratch_database
 from vbackup.model.blocks import PointBlock, PointId
 from vbackup.model.link import Link
 from vbackup.model.patch import Delete, PatchLine, Upsert
@@ -16,6 +25,106 @@ from vbackup.ports import PointReader
 Project = Callable[[Link, Sequence[PointId], Sequence[dict[str, Any]]], PointBlock]
 """Columns of a link out of whole points: those that its filters admit."""
 
+Written = tuple[PointId, dict[str, Any]]
+BATCH = 5_000
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class _Edits:
+    """What a patch makes of points: their new payload, or nothing when they are deleted."""
+
+    def __init__(self, patch: Iterable[PatchLine]) -> None:
+        self._db = scratch_database()
+        self.close = weakref.finalize(self, self._db.close)
+        self._db.execute(
+            "CREATE TABLE point (collection TEXT, id TEXT, payload BLOB,"
+            " PRIMARY KEY (collection, id)) WITHOUT ROWID"
+        )
+        self._db.execute(
+            "CREATE TABLE owned (link TEXT, collection TEXT, key TEXT, id TEXT,"
+            " PRIMARY KEY (link, collection, key, id)) WITHOUT ROWID"
+        )
+        self._indexed: set[tuple[str, str]] = set()
+        hashes: dict[str, array[int]] = {}
+        for lines in _batches(line for line in patch if isinstance(line, Delete | Upsert)):
+            for line in lines:
+                hashes.setdefault(line.collection, array("q")).append(hash(line.id))
+            self._keep(lines)
+        self._hashes = {
+            name: np.sort(np.frombuffer(found, np.int64)) for name, found in hashes.items()
+        }
+
+    def _keep(self, lines: Sequence[Delete | Upsert]) -> None:
+        self._db.execute("BEGIN")
+        self._db.executemany(
+            "INSERT OR REPLACE INTO point VALUES (?, ?, ?)",
+            (
+                (line.collection, _name(line.id), _encode(line.payload))
+                if isinstance(line, Upsert)
+                else (line.collection, _name(line.id), None)
+                for line in lines
+            ),
+        )
+        self._db.execute("COMMIT")
+
+    def touched(self, collection: str, ids: Sequence[PointId]) -> list[bool]:
+        """Which of these points the patch deletes or writes anew."""
+        known = self._hashes.get(collection)
+        if known is None or not ids:
+            return [False] * len(ids)
+        hashes: npt.NDArray[np.int64] = np.fromiter(map(hash, ids), np.int64, len(ids))
+        places = np.searchsorted(known, hashes).clip(max=len(known) - 1)
+        maybe = known[places] == hashes
+        return [
+            bool(m) and self._has(collection, point) for m, point in zip(maybe, ids, strict=True)
+        ]
+
+    def _has(self, collection: str, point: PointId) -> bool:
+        query = "SELECT 1 FROM point WHERE collection = ? AND id = ?"
+        return self._db.execute(query, (collection, _name(point))).fetchone() is not None
+
+    def written(self, collection: str) -> Iterator[list[Written]]:
+        """The points that the patch writes, in batches."""
+        found = self._db.execute(
+            "SELECT id, payload FROM point WHERE collection = ? AND payload IS NOT NULL",
+            (collection,),
+        )
+        while rows := found.fetchmany(BATCH):
+            yield [(_point(name), _decode(payload)) for name, payload in rows]
+
+    def with_ids(self, collection: str, ids: Iterable[PointId]) -> list[Written]:
+        """Those of these points that the patch writes."""
+        query = "SELECT payload FROM point WHERE collection = ? AND id = ? AND payload IS NOT NULL"
+        rows = ((one, self._db.execute(query, (collection, _name(one))).fetchone()) for one in ids)
+        return [(one, _decode(row[0])) for one, row in rows if row]
+
+    def of_rows(
+        self, link: Link, collection: str, keys: Iterable[str], project: Project
+    ) -> list[Written]:
+        """The points of these rows that the patch writes."""
+        if (link.name, collection) not in self._indexed:
+            self._index(link, collection, project)
+        query = "SELECT id FROM owned WHERE link = ? AND collection = ? AND key = ?"
+        found = (self._db.execute(query, (link.name, collection, key)) for key in keys)
+        return self.with_ids(collection, [_point(name) for rows in found for (name,) in rows])
+
+    def _index(self, link: Link, collection: str, project: Project) -> None:
+        for batch in self.written(collection):
+            block = project(link, [one for one, _ in batch], [payload for _, payload in batch])
+            self._db.execute("BEGIN")
+            self._db.executemany(
+                "INSERT OR IGNORE INTO owned VALUES (?, ?, ?, ?)",
+                (
+                    (link.name, collection, key, _name(one))
+                    for one, key in zip(block.ids, block.refs, strict=True)
+                    if key is not None
+                ),
+            )
+            self._db.execute("COMMIT")
+        self._indexed.add((link.name, collection))
+
 
 class PatchedPoints:
     """A PointReader over another one and a patch."""
@@ -23,13 +132,7 @@ class PatchedPoints:
     def __init__(self, points: PointReader, patch: Iterable[PatchLine], project: Project) -> None:
         self._points = points
         self._project = project
-        self._gone: dict[str, set[PointId]] = {}
-        self._written: dict[str, dict[PointId, dict[str, Any]]] = {}
-        for line in patch:
-            if isinstance(line, Delete):
-                self._gone.setdefault(line.collection, set()).add(line.id)
-            elif isinstance(line, Upsert):
-                self._written.setdefault(line.collection, {})[line.id] = line.payload
+        self._edits = _Edits(patch)
 
     def collections(self) -> Sequence[str]:
         """See ports.PointReader."""
@@ -39,37 +142,44 @@ class PatchedPoints:
         """See ports.PointReader."""
         for block in self._points.points(link, collection):
             yield self._without(collection, block)
-        written = self._written.get(collection)
-        if written:
-            yield self._project(link, list(written), list(written.values()))
+        for batch in self._edits.written(collection):
+            yield self._projected(link, batch)
 
     def lookup(self, link: Link, collection: str, ids: Sequence[PointId]) -> PointBlock:
         """See ports.PointReader."""
-        written = self._written.get(collection, {})
-        here = [point for point in ids if point in written]
         old = self._without(collection, self._points.lookup(link, collection, ids))
-        return _joined(old, self._project(link, here, [written[point] for point in here]))
+        return _joined(old, self._projected(link, self._edits.with_ids(collection, ids)))
 
     def owned(self, link: Link, collection: str, keys: Sequence[str]) -> PointBlock:
         """See ports.PointReader."""
-        written = self._written.get(collection, {})
-        new = self._project(link, list(written), list(written.values()))
-        wanted = set(keys)
+        new = self._edits.of_rows(link, collection, keys, self._project)
         old = self._without(collection, self._points.owned(link, collection, keys))
-        return _joined(old, _masked(new, [ref in wanted for ref in new.refs]))
+        return _joined(old, self._projected(link, new))
+
+    def _projected(self, link: Link, written: Sequence[Written]) -> PointBlock:
+        return self._project(link, [one for one, _ in written], [p for _, p in written])
 
     def _without(self, collection: str, block: PointBlock) -> PointBlock:
         """Without the points that the patch deletes or writes anew."""
-        gone = self._gone.get(collection, set())
-        written = self._written.get(collection, {})
-        if not gone and not written:
-            return block
-        return _masked(block, [p not in gone and p not in written for p in block.ids])
+        touched = self._edits.touched(collection, block.ids)
+        return _masked(block, [not one for one in touched]) if any(touched) else block
+
+
+def _name(point: PointId) -> str:
+    """A point's id as text that tells numbers from UUIDs."""
+    return f"#{point}" if isinstance(point, int) else point
+
+
+def _point(name: str) -> PointId:
+    return int(name[1:]) if name.startswith("#") else name
+
+
+def _batches(lines: Iterator[Delete | Upsert]) -> Iterator[list[Delete | Upsert]]:
+    while batch := list(islice(lines, BATCH)):
+        yield batch
 
 
 def _masked(block: PointBlock, mask: Sequence[bool]) -> PointBlock:
-    if all(mask):
-        return block
     return PointBlock(
         ids=list(compress(block.ids, mask)),
         refs=list(compress(block.refs, mask)),

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vbackup.engine.apply import Applied, apply_patch, guard
+from vbackup.engine.apply import Applied, Reembeds, apply_patch, guard
 from vbackup.engine.reconcile import ReconcileResult, reconcile_restored
 from vbackup.engine.renamed import RenamedPoints
 from vbackup.engine.restoreplan import RestoreOptions, RestorePlan, plan_restore
@@ -227,7 +227,7 @@ class Restore:
         patch = plan.manifest.patch
         if plan.manifest.qdrant is None:
             lines = self._patch(plan.manifest)
-            result.applied.reembed = [line for line in lines if isinstance(line, Reembed)]
+            result.applied.reembed = Reembeds(line for line in lines if isinstance(line, Reembed))
         if self.points is None or patch.artifact is None or not plan.names:
             return
         total = patch.deletes + patch.upserts

@@ -11,11 +11,13 @@ lock     writers of the linked tables wait, after the cut, until their points ha
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 
 from vbackup.engine.candidates import POLL_SECONDS, Candidate, Race
 from vbackup.engine.capture import Capturer
 from vbackup.engine.cuts import ShardCuts
+from vbackup.engine.keysets import ChangedKeys
 from vbackup.engine.rowfence import RowFence
 from vbackup.model.manifest import Strategy
 from vbackup.ports import CandidateWatermark, Clock, RecordSource, Reporter
@@ -41,8 +43,8 @@ class WatermarkOptions:
 
 @dataclass(slots=True)
 class Chosen:
-    """The winning snapshot, still open, and how it was found. `changed` holds, by link, the
-    keys that changed between the base and the watermark."""
+    """The winning snapshot, still open, and how it was found. `settled` says that whatever
+    changed before the watermark was in the shards when they were cut."""
 
     watermark: CandidateWatermark
     strategy: Strategy
@@ -51,9 +53,13 @@ class Chosen:
     paused_ms: int = 0
     candidates: int = 1
     lost: int = 0
-    changed: dict[str, frozenset[str]] = field(default_factory=dict)
+    settled: bool = False
     notes: tuple[str, ...] = ()
     restore_point: str = ""
+
+    def changed(self, path: Path) -> ChangedKeys:
+        """The keys that changed between the base and the watermark, kept in a file there."""
+        return ChangedKeys(None if self.settled else self.watermark, self.base, path)
 
 
 class WatermarkSearch:
@@ -79,8 +85,8 @@ class WatermarkSearch:
         self._unkeyed = any(not link.keyed for link in self._links)
         patience = options.max_index_lag if self._unkeyed else 0.0
         self._lead_in = max(options.lead_in, patience)
-        budget = options.budget + 1.5 * patience
-        self._longest_pause = options.max_pause or budget
+        budget = options.budget + 2.5 * patience
+        self._longest_pause = options.max_pause or options.budget
         self._rows = RowFence(records, capturer, options.max_pause, reporter, clock)
         self._race = Race(
             records,
@@ -105,11 +111,11 @@ class WatermarkSearch:
 
     # ------------------------------------------------------------ strategies
 
-    def _captured(self) -> Chosen:
+    def _captured(self, *notes: str) -> Chosen:
         self._lead()
         self._cuts.request()
         self._follow_cuts()
-        return self._raced()
+        return self._raced(0.0, *notes)
 
     def _fenced(self) -> Chosen:
         asked = self._clock.monotonic()
@@ -122,11 +128,16 @@ class WatermarkSearch:
             self._follow_cuts()
             return self._raced(paused, "shards not cut under the fence: fell back to capture")
         # What changed before the fence closed is in the shards: nothing is waited for.
-        candidate.pending.clear()
-        candidate.changed.clear()
-        return self._chosen(candidate, "fence", paused)
+        chosen = self._chosen(Candidate(candidate.watermark, asked), "fence", paused)
+        chosen.settled = True
+        return chosen
 
     def _locked(self) -> Chosen:
+        if self._unkeyed:
+            # A writer that waits at the lock with its point written makes its row look unchanged.
+            note = "lock needs versions in rows and points: fell back to capture"
+            self._reporter.warn(note)
+            return self._captured(note)
         self._lead()
         self._cuts.request()
         self._follow_cuts()
@@ -186,9 +197,10 @@ class WatermarkSearch:
 
         An application that writes the point first, or inside the row's transaction, may have
         had its point in the cut before its row is visible: a watermark taken at once would
-        see the older row, whose point no longer exists anywhere."""
-        until = self._clock.monotonic() + self._options.lead_in
-        while self._capturer.changes and self._clock.monotonic() < until:
+        see the older row, whose point no longer exists anywhere. Without a version nobody would
+        notice; after a lag that row is one that changed."""
+        until = self._clock.monotonic() + self._lead_in
+        while (self._unkeyed or self._capturer.changes) and self._clock.monotonic() < until:
             self._tick()
 
     def _tick(self) -> None:
@@ -211,6 +223,5 @@ class WatermarkSearch:
             paused_ms=round(paused * 1000),
             candidates=self._race.opened,
             lost=candidate.gaps,
-            changed=candidate.changed,
             notes=notes,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 from vbackup.model.blocks import RowBlock
 from vbackup.model.link import Link
 from vbackup.model.manifest import DatabaseFacts, DumpArtifact, PostgresPart
+from vbackup.model.tenancy import KeptTable, MergedTable, TenantTable
 from vbackup.ports.progress import Reporter
 
 
@@ -71,7 +72,7 @@ class CandidateWatermark(RowView, Protocol):
         """The server's clock at the snapshot."""
         ...
 
-    def changed(self, link: Link, base: str) -> RowBlock:
+    def changed(self, link: Link, base: str) -> Iterator[RowBlock]:
         """Rows changed since the base, as this snapshot sees them. A hint of what to capture,
         except for links without a version: theirs must be a superset."""
         ...
@@ -104,8 +105,11 @@ class RecordSource(Protocol):
         """Where `changed` of these links starts from: taken before anything that may be missed."""
         ...
 
-    def changed(self, links: Sequence[Link], base: str) -> tuple[dict[str, RowBlock], str]:
-        """Rows changed since the base, by link name, in one short snapshot; and the next base."""
+    def changed(
+        self, links: Sequence[Link], base: str, *, most: int | None = None
+    ) -> tuple[dict[str, RowBlock], str]:
+        """Rows changed since the base, by link name, in one short snapshot; and the next base.
+        About `most` rows a link when that is said: for whom they are only a hint."""
         ...
 
     def candidate(self, links: Sequence[Link]) -> CandidateWatermark: ...
@@ -153,6 +157,30 @@ class RecordTarget(Protocol):
     ) -> list[str]:
         """Restore schema, data, then indexes and constraints. Returns warnings (owners and
         privileges that this server has no roles for). Raises Failed on anything else."""
+        ...
+
+    def narrow(
+        self, database: str, tables: Sequence[TenantTable], tenant: str
+    ) -> tuple[list[KeptTable], list[str]]:
+        """Remove every row of a restored database that is not the tenant's, nor belongs to or is
+        needed by one that is; what was kept, and warnings.
+
+        Raises NotFound for no such table and for no row of the tenant, Refused, Usage."""
+        ...
+
+    def merge(
+        self,
+        database: str,
+        tables: Sequence[TenantTable],
+        tenant: str,
+        save: Callable[[Mapping[str, object]], None],
+        saved: Callable[[], None],
+    ) -> list[MergedTable]:
+        """Bring the rows of a narrowed database back into the live one, in one transaction.
+        `save` gets what is overwritten and the keys of what is inserted; nothing is changed
+        before `saved` has returned.
+
+        Raises Refused (nothing was changed) when the live database does not take them."""
         ...
 
     def drop(self, database: str) -> None: ...

@@ -121,19 +121,37 @@ class ChangeFeed:
 
 
 def changed(
-    connection: Connection, feed: ChangeFeed, links: Sequence[Link], base: str, planner: Planner
+    connection: Connection,
+    feed: ChangeFeed,
+    links: Sequence[Link],
+    base: str,
+    planner: Planner,
+    most: int | None = None,
 ) -> tuple[dict[str, RowBlock], str]:
-    """The changed rows of all links in one snapshot, and the base for the next call."""
+    """The changed rows of all links (whole blocks up to `most` rows a link) in one snapshot, and
+    the base for the next call."""
     connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     try:
         following = feed.base(connection, links, planner)
         found = {
-            link.name: rows.joined(list(feed.rows(connection, link, base, planner)))
+            link.name: rows.joined(_some(feed.rows(connection, link, base, planner), most))
             for link in links
         }
     finally:
         connection.rollback()
     return found, following
+
+
+def _some(blocks: Iterator[RowBlock], most: int | None) -> list[RowBlock]:
+    """Blocks with up to about that many rows. The rest is read all the same: to break a COPY off
+    would break the transaction."""
+    found: list[RowBlock] = []
+    count = 0
+    for block in blocks:
+        if most is None or count < most:
+            found.append(block)
+            count += len(block)
+    return found
 
 
 def column_since(connection: Connection, plan: RowPlan, slack: float) -> sql.Composable:

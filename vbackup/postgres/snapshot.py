@@ -115,12 +115,11 @@ class SnapshotView:
                 found += rows.looked_up(connection, planned, keys)
         return rows.joined(found)
 
-    def changed(self, link: Link, base: str) -> RowBlock:
+    def changed(self, link: Link, base: str) -> Iterator[RowBlock]:
         """Rows changed since the base, as this snapshot sees them, as far as the feed knows."""
         doing = f"reading changed rows of link {link.name}"
         with translated(doing, configured=True), self._session() as connection:
-            planner = self._planner(connection)
-            return rows.joined(list(self._feed.rows(connection, link, base, planner)))
+            yield from self._feed.rows(connection, link, base, self._planner(connection))
 
     def resolve(self, links: Sequence[Link]) -> None:
         """Look at every link's tables and expressions, so that a mistake shows before the work."""

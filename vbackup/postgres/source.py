@@ -86,11 +86,14 @@ class PostgresSource:
             self._open_slot()
             return self._changes.base(connection, links, self._planner(connection))
 
-    def changed(self, links: Sequence[Link], base: str) -> tuple[dict[str, RowBlock], str]:
-        """Rows changed since the base, by link name, in one short snapshot; and the next base."""
+    def changed(
+        self, links: Sequence[Link], base: str, *, most: int | None = None
+    ) -> tuple[dict[str, RowBlock], str]:
+        """Rows changed since the base, by link name, in one short snapshot; and the next base.
+        Whole blocks up to `most` rows a link."""
         with translated("reading changed rows", configured=True), self._feeding() as connection:
             planner = self._planner(connection)
-            return feeds.changed(connection, self._changes, links, base, planner)
+            return feeds.changed(connection, self._changes, links, base, planner, most)
 
     def candidate(self, links: Sequence[Link]) -> Candidate:
         """Open a candidate watermark. Every table that is dumped, the linked ones among them, is

@@ -60,6 +60,9 @@ class World:
     hot_keys: int = 0
     skips: bool = False
     slow_cuts: bool = False
+    reused_ids: int = 0
+    late_rows: float = 0.0
+    commits: list[tuple[float, str, Row]] = field(default_factory=list)
     held: set[str] = field(default_factory=set)
     held_ever: list[set[str]] = field(default_factory=list)
     locked: bool = False
@@ -82,14 +85,22 @@ class World:
                 self.write(str(self.random.randrange(self.keys + 5)))
             for key in range(self.hot_keys):
                 self.write(str(key))
+        for commit in [one for one in self.commits if one[0] <= self.now and self._free(one[1])]:
+            self.commits.remove(commit)
+            self._commit(*commit[1:])
         self.index()
         for spool in list(self.pending_cuts):
             if self.random.random() < 0.3 and not (self.slow_cuts and self.fenced):
                 self._cut(spool)
 
+    def _free(self, key: str) -> bool:
+        """Whether the backup lets this row be written."""
+        return not self.locked and key not in self.held
+
     def write(self, key: str) -> None:
-        """Insert, update, disable or delete one row, point first or row first."""
-        if key in self.held:
+        """Insert, update, disable or delete one row, point first or row first. Between its point
+        and its late row, a row is nobody else's."""
+        if key in self.held or any(key == waiting for _, waiting, _ in self.commits):
             return
         self.versions += 1
         roll = self.random.random()
@@ -99,8 +110,18 @@ class World:
             row = replace(row, version=None)
         if self.random.random() < self.point_first:
             self._index(key, row)
+            if self.late_rows:
+                due = self.now + self.random.random() * self.late_rows
+                self.commits.append((due, key, row))
+                return
+        self._commit(key, row)
+
+    def _commit(self, key: str, row: Row) -> None:
         self.xid += 1
+        row = replace(row, xid=self.xid)
         self.rows.setdefault(key, []).append(row)
+        if self.late_rows:
+            return
         due = self.now + self.random.random() * self.index_lag * 0.05
         self.queue.append((0.0 if self.index_lag == 0 else due, key, row))
 
@@ -122,6 +143,9 @@ class World:
 
     def drain(self) -> None:
         """Index everything that waits."""
+        for _, key, row in self.commits:
+            self._commit(key, row)
+        self.commits = []
         for _, key, row in self.queue:
             self._index(key, row)
         self.queue = []
@@ -133,6 +157,11 @@ class World:
             return
         for part in range(row.count):
             point_id = int(key) if self.link.by_id else int(key) * 10 + part
+            if self.reused_ids:
+                point_id = self.random.randrange(self.reused_ids)
+                if point_id in self.points:
+                    # Its place is taken: the lowest that is free.
+                    point_id = next(i for i in range(10**6) if i not in self.points)
             payload: dict[str, object] = {"key": key, "v": row.version, "part": part}
             self.points[point_id] = Point(point_id, [float(row.version)], payload)
 
@@ -221,10 +250,10 @@ class WorldSnapshot:
         table = self._world.table_at(self.xid)
         return row_block(link, {key: table[key] for key in keys if key in table})
 
-    def changed(self, link: Link, base: str) -> RowBlock:
+    def changed(self, link: Link, base: str) -> Iterator[RowBlock]:
         self._world.step()
         table = self._world.table_at(self.xid)
-        return row_block(link, {k: r for k, r in table.items() if self._fed(k, r, int(base))})
+        yield row_block(link, {k: r for k, r in table.items() if self._fed(k, r, int(base))})
 
     def _fed(self, key: str, row: Row, base: int) -> bool:
         """Whether the change feed tells of a row; what it misses, it always misses."""
@@ -265,10 +294,12 @@ class WorldRecords:
     def change_base(self, links: Sequence[Link] = ()) -> str:
         return str(self.world.xid)
 
-    def changed(self, links: Sequence[Link], base: str) -> tuple[dict[str, RowBlock], str]:
+    def changed(
+        self, links: Sequence[Link], base: str, *, most: int | None = None
+    ) -> tuple[dict[str, RowBlock], str]:
         self.world.step()
         snapshot = WorldSnapshot(self.world)
-        return {link.name: snapshot.changed(link, base) for link in links}, str(snapshot.xid)
+        return {link.name: next(snapshot.changed(link, base)) for link in links}, str(snapshot.xid)
 
     def candidate(self, links: Sequence[Link]) -> WorldSnapshot:
         self.world.step()
