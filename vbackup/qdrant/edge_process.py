@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from vbackup.errors import Damaged, Failed
-from vbackup.qdrant.edge_protocol import Answer, Ready, Request, Trouble, receive_answer, send
+from vbackup.qdrant.edge_protocol import Answer, Open, Ready, Request, Trouble, receive_answer, send
 from vbackup.qdrant.unpack import unpack
 
 COMMAND = (sys.executable, "-P", "-m", "vbackup.qdrant.edge_worker")
@@ -57,22 +57,34 @@ class EdgeProcess:
                 self._unpacked = None
 
     def _start(self) -> subprocess.Popen[bytes]:
-        if self._unpacked is None:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            self._unpacked = Path(tempfile.mkdtemp(prefix="shard-", dir=self._directory))
-            unpack(self._tar, self._unpacked, vectors=self._vectors)
+        directory = self._unpacked or self._made()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        process = subprocess.Popen(
-            [*COMMAND, str(self._unpacked)],
+        process = self._process = subprocess.Popen(
+            [*COMMAND, str(directory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
             env=os.environ | ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             start_new_session=True,
         )
-        self._process = process
-        self._expect(process, None, Ready)
+        if self._unpacked is None:
+            # While the process gets ready.
+            self._unpack(directory)
+        self._expect(process, Open(), Ready)
         return process
+
+    def _made(self) -> Path:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix="shard-", dir=self._directory))
+
+    def _unpack(self, directory: Path) -> None:
+        try:
+            unpack(self._tar, directory, vectors=self._vectors)
+        except BaseException:
+            self._end()
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+        self._unpacked = directory
 
     def _expect(
         self, process: subprocess.Popen[bytes], request: Request | None, expected: type[A]

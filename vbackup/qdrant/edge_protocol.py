@@ -23,6 +23,10 @@ LARGEST = 1 << 30
 _LENGTH = struct.Struct("<I")
 
 
+class Open(msgspec.Struct, frozen=True, tag=True):
+    """The shard's files are there: load them. The first request, and sent once."""
+
+
 class Scan(msgspec.Struct, frozen=True, tag=True):
     """One page of all points, from an id on, as the link reads them."""
 
@@ -132,7 +136,7 @@ class Trouble(msgspec.Struct, frozen=True, tag=True):
     ours: bool = False
 
 
-Request = Scan | Lookup | Owned | Whole
+Request = Open | Scan | Lookup | Owned | Whole
 Answer = Columns | Ready | WholePoints | Trouble
 
 _encode = msgspec.msgpack.Encoder().encode

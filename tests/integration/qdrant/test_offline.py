@@ -107,6 +107,30 @@ def test_without_vectors_only_the_payload_is_read(
         next(iter(reader.points(LINK, "other")))
 
 
+def test_pages_are_whole_whatever_is_asked_between_them(
+    saved: tuple[str, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The child reads a page ahead; nothing else that it is asked may take that for its answer."""
+    monkeypatch.setattr(offline, "PAGE", 7)
+    name, tars = saved
+    by_id = Link(name="l", collection="*", rows=())
+    with open_offline({name: tars}, tmp_path / "work") as reader:
+        found: dict[str, list[Any]] = {"by key": [], "by id": []}
+        scans = {"by key": reader.points(LINK, name), "by id": reader.points(by_id, name)}
+        while scans:
+            for how, scan in list(scans.items()):
+                block = next(scan, None)
+                if block is None:
+                    del scans[how]
+                    continue
+                found[how] += zip(block.ids, block.refs, strict=True)
+                assert reader.lookup(by_id, name, [5, 6]).refs == ["5", "6"]
+                assert sorted(reader.owned(LINK, name, ["key-3"]).ids) == [6, 7]
+
+    assert sorted(found["by id"]) == [(n, str(n)) for n in range(300)]
+    assert sorted(found["by key"]) == [(n, f"key-{n // 2}") for n in range(300)]
+
+
 def _damaged(tar: Path, member: str, change: Any) -> Path:
     """A copy of the snapshot in which one member's bytes are changed."""
     data = bytearray(tar.read_bytes())

@@ -100,7 +100,8 @@ def reader(
         script.write_text(
             "import os, sys\n"
             "from vbackup.qdrant.edge_protocol import *\n"
-            "out, inp = sys.stdout.buffer, sys.stdin.buffer\n" + textwrap.dedent(code)
+            "out, inp = sys.stdout.buffer, sys.stdin.buffer\n"
+            "assert receive_request(inp) == Open()\n" + textwrap.dedent(code)
         )
         monkeypatch.setattr(edge_process, "COMMAND", (sys.executable, str(script)))
         made.append(EdgeProcess(tar, tmp_path / "work", vectors=False))
