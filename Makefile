@@ -6,6 +6,8 @@ RUN    := $(VENV)/bin/python -m
 RUNS   ?= 200
 SEED   ?= 1000
 MINUTES ?= 30
+KILLS  ?= 300
+SECONDS ?= 600
 PYTEST_ARGS ?=
 EXTRAS ?= dev
 
@@ -18,6 +20,8 @@ help:
 	@echo "make lint                 ruff and mypy --strict"
 	@echo "make torture RUNS=200     that many random scenarios (SEED=1000 is the first)"
 	@echo "make soak MINUTES=30      backups under writers while servers are killed"
+	@echo "make crash KILLS=300      backups and prunes killed and stopped at every store operation"
+	@echo "make fuzz SECONDS=600     hostile repositories, found by coverage"
 	@echo "make containers           the image, compose, and integration tests on servers in containers"
 
 # Installed again when the dependencies change.
@@ -58,6 +62,16 @@ containers: install
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,deploy]'
 	$(RUN) tests.containers.engine sh -c '$(RUN) tests.containers.images \
 	    && VBACKUP_TEST_COMPOSE=1 $(RUN) pytest tests/containers tests/integration $(PYTEST_ARGS)'
+
+# A backup, a prune and a reader killed or stopped at every store operation, and killed at KILLS
+# random instants.
+crash: install
+	VBACKUP_KILLS=$(KILLS) $(RUN) pytest tests/torture/repository --timeout=0 $(PYTEST_ARGS)
+
+# Hostile repositories, found by coverage, under a limit of address space.
+fuzz: install
+	$(RUN) pip install --quiet --disable-pip-version-check atheris
+	MALLOC_ARENA_MAX=2 $(RUN) tests.torture.repository.fuzzing atheris -max_total_time=$(SECONDS)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ from vbackup.repository.index import ChunkIndex, PackEntries
 
 _JOBS = 8
 _AHEAD = 16
+_AHEAD_BYTES = 64 * 1024**2
 
 
 @dataclass(slots=True)
@@ -40,20 +42,33 @@ def load_index(store: ObjectStore, seal: Seal) -> Catalog:
     """The index objects only: enough to read. Unreadable ones are noted, not fatal: what only
     they name is reported as missing by whoever needs it."""
     catalog = Catalog()
-    keys = [stat.key for stat in store.scan(index_objects.PREFIX)]
     with ThreadPoolExecutor(_JOBS, thread_name_prefix="vbackup-index") as pool:
-        for start in range(0, len(keys), _AHEAD):  # A few at a time: together they are large.
-            batch = keys[start : start + _AHEAD]
-            futures = [pool.submit(index_objects.read, store, seal, key) for key in batch]
+        for batch in _batches(store.scan(index_objects.PREFIX)):
+            futures = [pool.submit(index_objects.fetch, store, key) for key in batch]
             for key, future in zip(batch, futures, strict=True):
-                _learn(catalog, key, future)
+                _learn(catalog, seal, key, future)
     catalog.index.settle()
     return catalog
 
 
-def _learn(catalog: Catalog, key: str, future: Future[list[PackEntries]]) -> None:
+def _batches(stats: Iterable[ObjectStat]) -> Iterator[list[str]]:
+    """A few objects at a time: fetched together, they are large. They are opened one by one, as
+    each may hold far more than its size."""
+    batch: list[str] = []
+    size = 0
+    for stat in stats:
+        if batch and (len(batch) == _AHEAD or size + stat.size > _AHEAD_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(stat.key)
+        size += stat.size
+    if batch:
+        yield batch
+
+
+def _learn(catalog: Catalog, seal: Seal, key: str, future: Future[bytes]) -> None:
     try:
-        catalog.index.learn(future.result())
+        catalog.index.learn(index_objects.parse(seal, key, future.result()))
     except NotFound:
         return  # Pruned since the listing; what replaced it is found as strays, or next time.
     except Damaged as error:

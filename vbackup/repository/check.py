@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -24,6 +24,8 @@ from vbackup.repository.sample import Sample
 from vbackup.repository.shelf import Shelf
 
 Level = Literal["manifest", "chunks"]
+
+MOST_RANGES = 10_000
 
 _JOBS = 4
 
@@ -118,9 +120,16 @@ class _Verification:
         check.seconds = round(self._repository.clock.monotonic() - start, 3)
 
     def _damaged(self, check: Check, damage: Damage) -> None:
+        """Note it. A large backup may have lost millions of chunks: from some number on the ranges
+        of an artifact become one."""
         check.ok = False
         check.detail = check.detail or str(damage)
-        self._result.damage.append(damage)
+        noted = self._result.damage
+        if len(noted) < MOST_RANGES or noted[-1].artifact != damage.artifact:
+            noted.append(damage)
+        else:
+            stop = max(noted[-1].stop, damage.stop)
+            noted[-1] = replace(noted[-1], stop=stop, detail=f"in parts; last: {damage.detail}")
 
     # ------------------------------------------------------------ manifest level
 
@@ -183,7 +192,7 @@ class _Verification:
         """Every byte of every pack, and every artifact against its SHA-256, reading once."""
         repository = self._repository
         sizes = {pack: catalog.stored[pack].size for pack in packs if pack in catalog.stored}
-        shelf = Shelf(self._store, repository.seal, partial(check_pack, repository))
+        shelf = Shelf(self._store, repository.seal, sizes, self._examined(sizes))
         reader = ChunkReader(shelf, repository.seal, repository.hasher, repository.index)
         with (
             self._check("packs") as check,
@@ -223,6 +232,9 @@ class _Verification:
             sample.write_cursor(self._store, seal, chosen[-1])
         self._quarantine(catalog, chosen, bad)
 
+    def _examined(self, sizes: Mapping[bytes, int]) -> Callable[[bytes], PackCheck]:
+        return lambda pack: check_pack(self._repository, pack, sizes[pack])
+
     def _judge(self, check: Check, bad: Sequence[PackCheck], read: int, needed: int) -> None:
         check.detail = f"{read} of {needed} packs read back"
         for found in bad:
@@ -243,7 +255,7 @@ class _Verification:
         self, packs: Sequence[bytes], sizes: Mapping[bytes, int], step: Step | None
     ) -> Iterator[PackCheck]:
         with ThreadPoolExecutor(_JOBS, thread_name_prefix="vbackup-verify") as pool:
-            for found in pool.map(lambda pack: check_pack(self._repository, pack), packs):
+            for found in pool.map(self._examined(sizes), packs):
                 self._count(sizes, step, found.pack)
                 yield found
 

@@ -19,7 +19,7 @@ def newest_passed(repository: Repository, level: str) -> CheckRecord | None:
     # The last part of the key begins with the time.
     for key in sorted(found, key=lambda key: key.rpartition("/")[2], reverse=True):
         try:
-            record = manifests.decode_check(repository.seal, key, repository.store.get(key))
+            record = manifests.read_check(repository.store, repository.seal, key)
         except (Damaged, NotFound):
             continue
         if record.ok:

@@ -259,7 +259,16 @@ def write(store: ObjectStore, seal: Seal, packs: Sequence[PackEntries]) -> tuple
 
 def read(store: ObjectStore, seal: Seal, key: str) -> list[PackEntries]:
     """The packs that one index object describes. Raises NotFound, Damaged."""
-    data = store.get(key)
+    return parse(seal, key, fetch(store, key))
+
+
+def fetch(store: ObjectStore, key: str) -> bytes:
+    """The bytes of one index object. Raises NotFound, Damaged."""
+    return sealed.fetch(store, key, _LIMIT)
+
+
+def parse(seal: Seal, key: str, data: bytes) -> list[PackEntries]:
+    """What `fetch` gave. Raises Damaged."""
     if PREFIX + blake3(data).hexdigest() != key:
         raise Damaged(f"{key}: content does not match its name")
     return _parse(sealed.decode(seal, sealed.INDEX, "index", data, limit=_LIMIT))

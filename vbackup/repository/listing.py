@@ -11,7 +11,7 @@ from vbackup.clock import format_time
 from vbackup.errors import Damaged, NotFound, Refused, Usage, VbackupError
 from vbackup.model.manifest import BackupSummary, CheckRecord, Manifest
 from vbackup.ports import ObjectStat, ObjectStore
-from vbackup.repository import locks
+from vbackup.repository import locks, sealed
 from vbackup.repository import manifest as manifests
 from vbackup.repository.codec import Seal
 
@@ -29,7 +29,7 @@ def load(store: ObjectStore, seal: Seal, backup_id: str) -> Manifest:
     """One manifest. Raises NotFound, Damaged, Refused (a newer format)."""
     manifests.check_id(backup_id)
     try:
-        data = store.get(manifests.manifest_key(backup_id))
+        data = sealed.fetch(store, manifests.manifest_key(backup_id), manifests.LIMIT)
     except NotFound:
         raise NotFound(f"no backup {backup_id}", hint="vbackup list") from None
     try:
@@ -105,7 +105,7 @@ def _summary(store: ObjectStore, seal: Seal, backup_id: str, found: _Found) -> B
 
 def _check(store: ObjectStore, seal: Seal, key: str) -> CheckRecord | None:
     try:
-        return manifests.decode_check(seal, key, store.get(key))
+        return manifests.read_check(store, seal, key)
     except (Damaged, NotFound, Refused):
         return None  # Not worth failing a listing; `verify` reports it.
 

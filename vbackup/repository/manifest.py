@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
 from urllib.parse import quote
 
 import msgspec
 
-from vbackup.errors import Damaged, NotFound, Refused, Usage
+from vbackup.errors import Damaged, Failed, NotFound, Refused, Usage
 from vbackup.model.manifest import Artifact, CheckRecord, Manifest
 from vbackup.ports import ObjectStore
 from vbackup.repository import sealed
@@ -19,14 +18,23 @@ from vbackup.repository.recipe import MAX_DEPTH
 PREFIX = "backups/"
 VERSION = 1
 MAX_LENGTH = 2**50
-_LIMIT = 256 * 1024**2
+LIMIT = 32 * 1024**2
 _CHECK_LIMIT = 1024**2
 
 _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]*(\.[0-9A-Za-z_-]+)*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CHUNK_ID = re.compile(r"[0-9a-f]{32}")
+
+
+class _Version(msgspec.Struct):
+    """Just that member: whatever else a newer manifest holds is skipped, and costs no memory."""
+
+    version: int
+
+
 # Made at import: msgspec 0.22 crashes the interpreter when threads are the first to use a type.
 _MANIFESTS = msgspec.json.Decoder(Manifest)
+_VERSIONS = msgspec.json.Decoder(_Version)
 _CHECKS = msgspec.json.Decoder(CheckRecord)
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]")
 
@@ -63,24 +71,28 @@ def _good_name(name: str) -> bool:
 
 
 def encode(seal: Seal, manifest: Manifest) -> bytes:
-    """The manifest object."""
+    """The manifest object. Raises Failed for one that nobody would read."""
     raw = msgspec.json.encode(manifest)
+    if len(raw) > LIMIT:
+        raise Failed(
+            f"the manifest of {manifest.id} would have {len(raw)} bytes; {LIMIT} are allowed",
+            hint="split the configuration: fewer collections or large tables in each",
+        )
     return sealed.encode(seal, sealed.MANIFEST, manifest.id, raw)
 
 
 def decode(seal: Seal, backup_id: str, data: bytes) -> Manifest:
     """The manifest of this backup. Raises Damaged; Refused when a newer vbackup wrote it."""
-    raw = sealed.decode(seal, sealed.MANIFEST, backup_id, data, limit=_LIMIT)
+    raw = sealed.decode(seal, sealed.MANIFEST, backup_id, data, limit=LIMIT)
     try:
-        loose: Any = msgspec.json.decode(raw)
-        version = loose["version"]
-        if isinstance(version, int) and version > VERSION:
+        version = _VERSIONS.decode(raw).version
+        if version > VERSION:
             raise Refused(
                 f"backup {backup_id} has manifest version {version}; this vbackup knows {VERSION}",
                 hint="upgrade vbackup",
             )
         manifest = _MANIFESTS.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Damaged(f"manifest of {backup_id} is malformed: {error}") from None
     problem = _problem(manifest, backup_id)
     if problem:
@@ -137,6 +149,11 @@ def decode_check(seal: Seal, key: str, data: bytes) -> CheckRecord:
         raise Damaged(f"{key} is malformed: {error}") from None
 
 
+def read_check(store: ObjectStore, seal: Seal, key: str) -> CheckRecord:
+    """One stored check record. Raises NotFound, Damaged."""
+    return decode_check(seal, key, sealed.fetch(store, key, _CHECK_LIMIT))
+
+
 def pin_key(backup_id: str) -> str:
     """The object whose existence keeps a backup whatever the policy says."""
     return f"{PREFIX}{backup_id}/pin"
@@ -147,11 +164,11 @@ def bad_records(store: ObjectStore, seal: Seal, backup_id: str) -> Iterator[tupl
     for stat in store.scan(f"{PREFIX}{backup_id}/"):
         rest = stat.key.removeprefix(f"{PREFIX}{backup_id}/")
         try:
-            data = store.get(stat.key)
             if rest == "pin":
+                data = sealed.fetch(store, stat.key, _CHECK_LIMIT)
                 sealed.decode(seal, sealed.PIN, stat.key, data, limit=_CHECK_LIMIT)
             elif rest != "manifest":
-                decode_check(seal, stat.key, data)
+                read_check(store, seal, stat.key)
         except (Damaged, Refused) as error:
             yield stat.key, str(error)
         except NotFound:

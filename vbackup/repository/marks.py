@@ -35,18 +35,19 @@ class Marks:
             self._artifact(artifact)
 
     def _artifact(self, artifact: Artifact) -> None:
-        level = [(bytes.fromhex(root), artifact.length) for root in artifact.root]
-        self._mark([chunk for chunk, _ in level])
-        for depth in range(artifact.depth, 0, -1):
+        self._entries(
+            [(bytes.fromhex(root), artifact.length) for root in artifact.root], artifact.depth
+        )
+
+    def _entries(self, entries: Sequence[tuple[bytes, int]], depth: int) -> None:
+        """Depth first: a small recipe may name very many chunks, but not on every level."""
+        self._mark([chunk for chunk, _ in entries])
+        for chunk, span in entries if depth else ():
             # Backups share most of their recipes: what was walked once need not be read again.
-            fresh = [(chunk, span) for chunk, span in level if chunk not in self._walked]
-            level = []
-            for chunk, span in fresh:
-                entries = parse(self._reader.fetch(chunk), span=span, depth=depth)
+            if chunk not in self._walked:
+                inner = parse(self._reader.fetch(chunk), span=span, depth=depth)
                 self._walked.add(chunk)
-                self._mark([entry for entry, _ in entries])
-                if depth > 1:
-                    level += entries
+                self._entries(inner, depth - 1)
 
     def _mark(self, chunks: Sequence[bytes]) -> None:
         if chunks:

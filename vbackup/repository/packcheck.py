@@ -34,15 +34,16 @@ class PackCheck:
     bad: frozenset[bytes] = frozenset()
 
 
-def check_pack(repository: Repository, pack: bytes) -> PackCheck:
-    """Read the pack; once more when something is wrong, since bytes also flip on the way."""
-    found = _check(repository, pack)
-    return _check(repository, pack) if found.problem else found
+def check_pack(repository: Repository, pack: bytes, size: int) -> PackCheck:
+    """Read the pack, which has `size` bytes; once more when something is wrong, since bytes also
+    flip on the way."""
+    found = _check(repository, pack, size)
+    return _check(repository, pack, size) if found.problem else found
 
 
-def _check(repository: Repository, pack: bytes) -> PackCheck:
+def _check(repository: Repository, pack: bytes, size: int) -> PackCheck:
     try:
-        data = memoryview(repository.store.get(pack_key(pack)))
+        data = memoryview(repository.store.get(pack_key(pack), 0, size + 1))
     except NotFound:
         expected = _indexed_entries(repository, pack)
         return PackCheck(pack, "the pack is missing", frozenset(chunk_ids(expected)))

@@ -18,6 +18,7 @@ DAMAGED_PREFIX = "damaged/"
 DOOMED_PREFIX = "doomed/"
 UNUSED_KEY = "unused/packs"
 _LIMIT = 64 * 1024**2
+_UNUSED = 32 * 1024**2
 
 
 _TIMES = msgspec.json.Decoder(dict[str, datetime])
@@ -87,8 +88,8 @@ def unused_packs(store: ObjectStore, seal: Seal) -> dict[bytes, datetime]:
     """When the last backup went that needed all of a pack, by the store's clock. What cannot be
     read counts as never noted: then the wait begins anew."""
     try:
-        data = sealed.fetch(store, UNUSED_KEY, _LIMIT)
-        times = _TIMES.decode(sealed.decode(seal, sealed.UNUSED, UNUSED_KEY, data, limit=_LIMIT))
+        data = sealed.fetch(store, UNUSED_KEY, _UNUSED)
+        times = _TIMES.decode(sealed.decode(seal, sealed.UNUSED, UNUSED_KEY, data, limit=_UNUSED))
         return {bytes.fromhex(pack): at for pack, at in times.items() if at.tzinfo}
     except (NotFound, Damaged, msgspec.MsgspecError, UnicodeDecodeError, ValueError):
         return {}

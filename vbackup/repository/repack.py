@@ -22,7 +22,7 @@ def repack(repository: Repository, packs: Iterable[bytes], marks: Marks) -> tupl
         moved = {pack for pack in packs if _move(repository, uploader, pack, marks.chunks(pack))}
         uploader.flush()
         for pack in uploader.packs:  # The originals are about to go: trust only what reads back.
-            if pack_id(repository.store.get(pack_key(pack))) != pack:
+            if pack_id(_whole(repository, pack)) != pack:
                 raise Failed(f"{pack_key(pack)} was not stored as it was written")
     finally:
         uploader.close()
@@ -35,7 +35,7 @@ def _move(repository: Repository, uploader: PackUploader, pack: bytes, chunks: s
     only there twice."""
     moved = 0
     try:
-        data = memoryview(repository.store.get(pack_key(pack)))
+        data = memoryview(_whole(repository, pack))
         for entries in by_blob(entries_of(repository.seal, data, len(data))):
             used = [at for at, chunk in enumerate(chunk_ids(entries)) if chunk in chunks]
             if used:
@@ -67,3 +67,8 @@ def _move_blob(
         blobs = repository.blobs.make(ids, parts)
     for blob in blobs:
         uploader.append(blob)
+
+
+def _whole(repository: Repository, pack: bytes) -> bytes:
+    """All of a pack, and no more than it should have. Raises NotFound."""
+    return repository.store.get(pack_key(pack), 0, repository.index().packs[pack] + 1)

@@ -15,6 +15,7 @@ from vbackup.repository import sealed
 from vbackup.repository.codec import Seal
 
 CURSOR_KEY = "checks/cursor"
+_LIMIT = 4096
 
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _FRACTION = re.compile(r"(\d+)\s*/\s*(\d+)")
@@ -68,10 +69,10 @@ def choose(sizes: Mapping[bytes, int], sample: Sample, cursor: bytes) -> list[by
 def read_cursor(store: ObjectStore, seal: Seal) -> bytes:
     """Where the last sample ended; the beginning where nobody knows."""
     try:
-        raw = sealed.decode(seal, sealed.CURSOR, CURSOR_KEY, store.get(CURSOR_KEY), limit=4096)
+        data = sealed.fetch(store, CURSOR_KEY, _LIMIT)
+        return sealed.decode(seal, sealed.CURSOR, CURSOR_KEY, data, limit=_LIMIT)
     except (NotFound, Damaged):
         return b""
-    return raw
 
 
 def write_cursor(store: ObjectStore, seal: Seal, cursor: bytes) -> None:

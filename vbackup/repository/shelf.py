@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from vbackup.errors import Damaged, NotFound
@@ -25,13 +25,14 @@ AT_HAND = 128 * 1024**2
 class Shelf:
     """The part of an object store that a `ChunkReader` needs, over packs that are kept.
 
-    `checked` holds every pack that was fetched; `examine` finds out what is wrong with one that
-    does not look right. Thread-safe."""
+    `sizes` are the packs to keep, with their bytes. `checked` holds every one that was fetched;
+    `examine` finds out what is wrong with one that does not look right. Thread-safe."""
 
     def __init__(
         self,
         store: ObjectStore,
         seal: Seal,
+        sizes: Mapping[bytes, int],
         examine: Callable[[bytes], PackCheck],
         *,
         at_hand: int = AT_HAND,
@@ -40,6 +41,7 @@ class Shelf:
         self.fetched: Callable[[bytes], None] = lambda _: None
         self._store = store
         self._seal = seal
+        self._sizes = sizes
         self._examine = examine
         self._limit = at_hand
         self._kept: OrderedDict[bytes, memoryview] = OrderedDict()
@@ -50,7 +52,7 @@ class Shelf:
     def get(self, key: str, start: int = 0, length: int | None = None) -> Buffer:
         """As `ObjectStore.get`. Raises NotFound."""
         pack = pack_of(key)
-        data = None if pack is None else self._at_hand(pack, key)
+        data = self._at_hand(pack, key) if pack and pack in self._sizes else None
         if data is None:
             return self._store.get(key, start, length)
         return data[start:] if length is None else data[start : start + length]
@@ -76,7 +78,7 @@ class Shelf:
     def _fetch(self, pack: bytes, key: str) -> memoryview | None:
         data: memoryview | None = None
         with suppress(NotFound):
-            data = memoryview(self._store.get(key))
+            data = memoryview(self._store.get(key, 0, self._sizes[pack] + 1))
         found = PackCheck(pack)
         if data is None or not self._looks_right(pack, data):
             found, data = self._examine(pack), None

@@ -6,7 +6,6 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ import pytest
 from vbackup.errors import Damaged, NotFound, Refused, Usage, VbackupError
 from vbackup.model.manifest import CheckRecord
 from vbackup.repository.check import verify
-from vbackup.repository.packcheck import check_pack
+from vbackup.repository.packcheck import PackCheck
 from vbackup.repository.packs import pack_key
 from vbackup.repository.reader import ChunkReader
 from vbackup.repository.reindex import repair_index
@@ -318,14 +317,14 @@ def test_a_sample_is_remembered(
 # ---------------------------------------------------------------- reading once
 
 
-def watch_reads(store: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int | None]]:
-    """What is asked of each pack: a length, or None for all of it."""
+def watch_reads(store: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
+    """How many bytes are read of each pack, read by read."""
     get, asked = store.get, defaultdict(list)
 
     def watched(key: str, start: int = 0, length: int | None = None) -> bytes:
         found: bytes = get(key, start, length)
         if key.startswith("packs/"):
-            asked[key].append(None if length is None else len(found))
+            asked[key].append(len(found))
         return found
 
     monkeypatch.setattr(store, "get", watched)
@@ -348,9 +347,10 @@ def test_a_full_verification_reads_each_pack_once(
     opened = reopen()
     found = verify(opened, "b2", level="chunks")
     assert found.ok
-    assert {key for key in needed if asked[key].count(None) != 1} == set()
-    stored = sum(len(store.objects[key][0]) for key in needed)
-    beside = sum(sum(filter(None, lengths)) for lengths in asked.values())
+    sizes = {key: len(store.objects[key][0]) for key in needed}
+    assert {key for key in needed if asked[key].count(sizes[key]) != 1} == set()
+    stored = sum(sizes.values())
+    beside = sum(map(sum, asked.values())) - stored
     assert beside < 0.2 * stored  # The recipes, to find out which packs are needed.
     assert found.bytes_read >= stored
 
@@ -361,7 +361,13 @@ def test_packs_that_were_let_go_are_read_by_range(
 ) -> None:
     kit.back_up(repository, "b1", data=kit.noise(300_000))
     examined: list[bytes] = []
-    shelf = Shelf(store, repository.seal, examined.append, at_hand=at_hand)  # type: ignore[arg-type]
+    sizes = {pack: stat.size for pack, stat in repository.load_catalog().stored.items()}
+
+    def examine(pack: bytes) -> PackCheck:
+        examined.append(pack)
+        return PackCheck(pack)
+
+    shelf = Shelf(store, repository.seal, sizes, examine, at_hand=at_hand)
     reader = ChunkReader(shelf, repository.seal, repository.hasher, repository.index)
     artifact = repository.load("b1").artifacts()[0]
     for _ in range(2):
@@ -375,12 +381,13 @@ def test_many_who_want_one_pack_fetch_it_once(
 ) -> None:
     kit.back_up(repository, "b1", data=kit.noise(20_000))
     key = store.names("packs/")[0]
+    sizes = {pack: stat.size for pack, stat in repository.load_catalog().stored.items()}
     asked = watch_reads(store, monkeypatch)
-    shelf = Shelf(store, repository.seal, partial(check_pack, repository))
+    shelf = Shelf(store, repository.seal, sizes, PackCheck)
     with ThreadPoolExecutor(8) as pool:
         parts = list(pool.map(lambda n: bytes(shelf.get(key, n, 5)), range(50)))
     assert parts == [store.objects[key][0][n : n + 5] for n in range(50)]
-    assert asked[key] == [None]
+    assert asked[key] == [len(store.objects[key][0])]
 
 
 def test_damage_is_read_around_and_examined(
@@ -388,10 +395,28 @@ def test_damage_is_read_around_and_examined(
 ) -> None:
     """One bad pack among many: the rest of the artifact is still compared."""
     kit.back_up(repository, "b1", data=kit.noise(200_000))
-    victim = store.names("packs/")[2]
+    victim = max(store.names("packs/"), key=lambda key: len(store.get(key)))
     flip(store, victim, 5000)
     flip(store, victim, 9000)
     found = verify(reopen(), "b1", level="chunks")
     assert [check.ok for check in found.checks if check.name in {"packs", "streams"}] == [False] * 2
     assert 1 <= len(found.damage) <= 16  # the chunks of two blobs
     assert store.names("damaged/") == [f"damaged/{victim.rpartition('/')[2]}"]
+
+
+def test_endless_damage_is_told_in_few_ranges(
+    repository: Repository,
+    store: Any,
+    reopen: REOPEN,
+    kit: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Millions of lost chunks must not fill the memory of whoever is told."""
+    monkeypatch.setattr("vbackup.repository.check.MOST_RANGES", 5)
+    kit.back_up(repository, "b1", data=kit.noise(300_000), more=kit.noise(100_000, 2))
+    store.delete(store.names("packs/"))
+    store.delete(store.names("index/"))
+    kit.back_up(reopen(), "b2", data=kit.noise(150_000))
+    found = verify(reopen(), "b1", level="chunks")
+    assert not found.ok
+    assert len(found.damage) < 15
