@@ -12,6 +12,7 @@ import click
 
 from vbackup import wiring
 from vbackup.cli import options
+from vbackup.cli.extracting import extract
 from vbackup.cli.jsonl import LineFile
 from vbackup.cli.output import emit
 from vbackup.cli.reembed import reembed_line
@@ -25,7 +26,7 @@ from vbackup.cli.restored import (
 from vbackup.cli.session import Session
 from vbackup.cli.switching import after_switch, command_again, state_directory
 from vbackup.clock import parse_time
-from vbackup.errors import Findings
+from vbackup.errors import Findings, Usage
 
 if TYPE_CHECKING:
     from vbackup.engine.restore import Restore
@@ -55,6 +56,8 @@ class Asked:
     reembed: Path | None
     go_back: Path | None
     drop_old: Path | None
+    tenant: str | None
+    tenant_table: tuple[str, ...]
 
 
 class Moment(click.ParamType[datetime]):
@@ -96,15 +99,24 @@ class Moment(click.ParamType[datetime]):
     "--drop-old", type=_FILE, metavar="STATE",
     help="Drop what a switch kept, or what a restore made.",
 )  # fmt: skip
+@click.option("--tenant", metavar="VALUE", help="Only this tenant's rows and points.")
+@click.option(
+    "--tenant-table", multiple=True, metavar="TABLE=COLUMN",
+    help="With --tenant: a table that no link names, and what tells its tenant.",
+)  # fmt: skip
 @options.pass_session
 def command(session: Session, /, **given: Any) -> None:
     """Restore a pair, then reconcile it.
 
     By default the pair comes back under new names beside the live one, and nothing live is
     touched. With --in-place the restored pair is proven first, then takes the live names; the
-    old pair is kept under other names until --drop-old.
+    old pair is kept under other names until --drop-old. With --tenant only one tenant's rows and
+    points come back, with what they need and what belongs to them: beside the live pair, or with
+    --in-place into it.
     """
     asked = Asked(**given)
+    if asked.tenant_table and asked.tenant is None:
+        raise Usage("--tenant-table goes with --tenant")
     if asked.go_back or asked.drop_old:
         after_switch(session, asked)
         return
@@ -127,6 +139,9 @@ def _restore(session: Session, asked: Asked) -> None:
         wanted = _options(asked)
         backup_id = restore.repository.resolve(asked.backup, at=asked.at)
         reading.enter_context(session.reading(restore.repository, backup_id))
+        if asked.tenant is not None:
+            extract(session, asked, restore, backup_id, wanted)
+            return
         plan = restore.plan(backup_id, wanted)
         if asked.plan:
             emit(session, plan_document(plan), lambda screen: render_plan(screen, plan))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 from vbackup.config import PostgresConfig, WatermarkConfig
 from vbackup.errors import Failed, NotFound, Refused
 from vbackup.model.manifest import PostgresPart
+from vbackup.model.tenancy import KeptTable, MergedTable, TenantTable
 from vbackup.ports import Clock, Reporter
 from vbackup.postgres import client_tools, databases, preflight, renaming
 from vbackup.postgres.connection import (
@@ -22,6 +23,8 @@ from vbackup.postgres.connection import (
     reached,
 )
 from vbackup.postgres.failures import translated
+from vbackup.postgres.merging import merge
+from vbackup.postgres.narrowing import narrow
 from vbackup.postgres.process import environment
 from vbackup.postgres.properties import apply_properties
 from vbackup.postgres.restore import OpenArtifact, Restore, counted, grant_one_by_one, quiet
@@ -97,6 +100,33 @@ class PostgresTarget:
                     part.facts.database,
                 )
         return self._created.get(database, []) + restore.warnings
+
+    def narrow(
+        self, database: str, tables: Sequence[TenantTable], tenant: str
+    ) -> tuple[list[KeptTable], list[str]]:
+        """Leave only one tenant's rows of a database that was restored (postgres.narrowing).
+
+        Raises NotFound, Refused (also for a database that was not prepared here), Usage."""
+        if database not in self._created:
+            raise Refused(f'database "{database}" was not restored just now: nothing is removed')
+        with closing(connect(self._config, database=database)) as connection:
+            return narrow(connection, tables, tenant)
+
+    def merge(
+        self,
+        database: str,
+        tables: Sequence[TenantTable],
+        tenant: str,
+        save: Callable[[Mapping[str, object]], None],
+        saved: Callable[[], None],
+    ) -> list[MergedTable]:
+        """Bring the rows of a narrowed database back into the one that the DSN names
+        (postgres.merging). Raises Refused, Usage; NotFound when there is no live database."""
+        with (
+            closing(connect(self._config, database=database)) as source,
+            closing(connect(self._config)) as live,
+        ):
+            return merge(source, live, tables, tenant, save, saved)
 
     def drop(self, database: str) -> None:
         """Remove a database and end its sessions; one that does not exist is fine.
