@@ -95,7 +95,9 @@ def test_restore(start: Any, kit: Any, fault: str) -> None:
     restored: list[dict[str, bytes]] = []
 
     def restore(store: Any) -> None:
-        restored.append(kit.contents(opened(store, kit), "b1"))
+        repository = opened(store, kit)
+        with repository.reading("b1"):
+            restored.append(kit.contents(repository, "b1"))
 
     for _, ok in sweep(start, fault, restore):
         if ok:
