@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -499,3 +502,51 @@ def test_in_place_goes_where_it_is_configured_only(backed_up: App, vb: Run) -> N
     elsewhere = vb(*command, "--in-place", "--yes", "--postgres", "postgresql://x/y")
     assert elsewhere.code == 2
     assert "no --postgres" in elsewhere.err
+
+
+def test_in_place_beside_writers(backed_up: App, vb: Run) -> None:
+    """Other customers' rows and points are changed all the while, and keep every change; the
+    customer adds documents, which stay."""
+    app = backed_up
+    mistake(app)
+    ledger = dict(app.sql("SELECT id, version FROM documents WHERE owner <> 'acme'"))
+    stop = threading.Event()
+
+    def work() -> int:
+        chance, written = random.Random(7), 0
+        with psycopg.connect(app.dsn, autocommit=True) as connection:
+            while not stop.wait(0.005):
+                number = chance.choice(sorted(ledger))
+                ledger[number] += 1
+                connection.execute(
+                    "UPDATE documents SET version = %s WHERE id = %s", (ledger[number], number)
+                )
+                payload = {"version": ledger[number], "owner": "globex"}
+                app.put("documents", number, [number, written % 7 + 1], payload)
+                written += 1
+                if written % 20 == 0:
+                    new = 1000 + written
+                    connection.execute(
+                        "INSERT INTO documents (id, owner, version) VALUES (%s, 'acme', 1)", (new,)
+                    )
+                    app.put("documents", new, [1, 1], {"version": 1, "owner": "acme"})
+        return written
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(work)
+        try:
+            done = restored(app, vb, "--tenant", "acme", "--in-place", "--yes", *NAMED)
+        finally:
+            stop.set()
+        written = writing.result()
+    assert written > 20
+    rows = dict(app.sql("SELECT id, version FROM documents WHERE owner <> 'acme'"))
+    assert rows == ledger
+    points = app.points(f"{app.prefix}documents")
+    versions = {key: payload["version"] for key, (_, payload) in points.items()}
+    assert {number: versions[number] for number in ledger} == ledger
+    mine = dict(app.sql("SELECT id, version FROM documents WHERE owner = 'acme'"))
+    assert {number for number in mine if number < 1000} == set(range(3, 31, 3))
+    assert len(mine) == 10 + written // 20
+    assert {number: versions[number] for number in mine} == mine
+    assert done["in_place"]["reembed"] == 0
