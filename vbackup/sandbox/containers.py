@@ -42,16 +42,29 @@ def postgres_container(major: int, *, logical: bool = True) -> Iterator[Postgres
         # Over TCP: the image's set-up phase already answers on its socket, then restarts.
         ask = ["pg_isready", "-q", "-h", HOST]
         _wait(container, lambda: container.exec(ask).exit_code == 0, name)
-        said = container.exec(["postgres", "--version"]).output.decode()
+        version = _postgres_version(container, name)
         yield PostgresServer(
             _address(container),
             int(container.get_exposed_port(5432)),
             USER,
             password,
-            version=said.split("(PostgreSQL)")[1].split()[0],
+            version=version,
             bin_dir=client_tools(major),
             logical=logical,
         )
+
+
+def _postgres_version(container: Any, name: str) -> str:
+    """Such as 16.9. Asked again when nothing comes: Podman may lose what a short command said."""
+    found: list[str] = []
+
+    def ask() -> bool:
+        said = container.exec(["postgres", "--version"]).output.decode()
+        found.extend(said.partition("(PostgreSQL)")[2].split()[:1])
+        return bool(found)
+
+    _wait(container, ask, name)
+    return found[0]
 
 
 @contextlib.contextmanager

@@ -212,6 +212,7 @@ class FakeContainer:
         self.told: dict[str, Any] = {}
         self.ports: dict[str, Any] = {}
         self.status = "running"
+        self.asked = 0
         self.stopped = False
         type(self).all.append(self)
 
@@ -254,8 +255,12 @@ class FakeContainer:
     def exec(self, command: list[str]) -> Any:
         class Result:
             exit_code = 1 if "ending" in self.image else 0
-            output = b"postgres (PostgreSQL) 16.9 (Debian 16.9-1.pgdg120+1)\n"
+            output = b""
 
+        if command == ["postgres", "--version"]:
+            self.asked += 1
+            if self.asked > 1:  # what it says at first is lost, as it is by Podman at times
+                Result.output = b"postgres (PostgreSQL) 16.9 (Debian 16.9-1.pgdg120+1)\n"
         return Result()
 
     def get_container_host_ip(self) -> str:
