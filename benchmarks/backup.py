@@ -295,11 +295,12 @@ def say(**values: Any) -> None:
 class Phases:
     """What `--phases` names."""
 
-    def __init__(self, ground: Ground, contenders: list[str], runs: int, seed: int) -> None:
+    def __init__(self, ground: Ground, arguments: argparse.Namespace) -> None:
         self._ground = ground
-        self._contenders = contenders
-        self._runs = runs
-        self._seed = seed
+        self._contenders: list[str] = arguments.contenders.split(",")
+        self._steps: list[str] = arguments.steps.split(",")
+        self._runs: int = arguments.runs
+        self._seed: int = arguments.seed
 
     def fill(self) -> None:
         """Both stores, from nothing."""
@@ -321,7 +322,7 @@ class Phases:
         """Nothing changed; then each change in turn. Wants what `first` left."""
         corpus = self._corpus()
         corpus.resume()
-        for step in ("unchanged", *steps()):
+        for step in self._steps:
             if step != "unchanged":
                 getattr(corpus, step)(SHARE)
             for contender in self._contenders:
@@ -381,13 +382,14 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--contenders", default=",".join(CONTENDERS))
+    parser.add_argument("--steps", default="unchanged," + ",".join(steps()), help="of `again`")
     parser.add_argument("--phases", default="fill,first,again,restore")
     arguments = parser.parse_args()
     if arguments.phases == "down":
         sandboxes.down(Path(arguments.dir).absolute() / "sandbox")
         return
     with ground(arguments) as found:
-        phases = Phases(found, arguments.contenders.split(","), arguments.runs, arguments.seed)
+        phases = Phases(found, arguments)
         for name in arguments.phases.split(","):
             phase: Callable[[], None] = getattr(phases, name)
             phase()

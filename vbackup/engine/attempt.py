@@ -209,7 +209,10 @@ class Attempt:
         name = f"qdrant/{ref.collection}/{ref.id}"
         with self._reporter.step(f"store {ref.collection} shard {ref.id}") as step:
             try:
-                artifact = self._writer.add(name, self._stop.guard(follow(spool)), step=step)
+                stream = self._stop.guard(follow(spool))
+                # A small shard is here already, and told to be small.
+                shape = StreamShape(length=spool.length)
+                artifact = self._writer.add(name, stream, step=step, shape=shape)
             except VbackupError as error:
                 if spool.error is None:
                     raise
