@@ -16,10 +16,13 @@ import psycopg
 import pytest
 
 from vbackup import wiring
+from vbackup.clock import SystemClock
 from vbackup.config import Config
 from vbackup.demo.scenario import Lag, Scenario
 from vbackup.engine.backup import BackupResult
-from vbackup.errors import Failed, VbackupError
+from vbackup.errors import Failed, NotFound, VbackupError
+from vbackup.ports import Step
+from vbackup.progress import SilentReporter
 
 pytestmark = [pytest.mark.integration, pytest.mark.torture, pytest.mark.timeout(300)]
 
@@ -237,4 +240,45 @@ def test_collections_come_and_go_under_the_backup(seed: int, torture: Any) -> No
         assert backup.code in {1, 5}
         assert "collection" in str(backup) or "shard" in str(backup)
         backup = torture.back_up(config)
+    torture.judge(app, config, backup).prove()
+
+
+class AtTheWatermark(SilentReporter):
+    """Does something once, when the collections are known and no shard was asked for yet."""
+
+    def __init__(self, action: Callable[[], None]) -> None:
+        super().__init__()
+        self._actions = [action]
+
+    @contextmanager
+    def step(self, name: str, *, total: int | None = None, unit: str = "bytes") -> Iterator[Step]:
+        if name == "find the watermark" and self._actions:
+            self._actions.pop()()
+        with super().step(name, total=total, unit=unit) as step:
+            yield step
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["matched", "named"])
+def test_a_collection_that_goes_before_its_cut(named: bool, torture: Any) -> None:
+    """One that the configuration names is missed; one that a glob matched is left out."""
+    app, config = torture.begin(CALM)
+    assert config.qdrant is not None
+    other = app.store.sibling(f"{app.name}_x")
+    torture.stack.callback(other.close)
+    other.create(8, 1)
+    patterns = (app.name, other.collection if named else f"{app.name}_?")
+    qdrant = config.qdrant.model_copy(update={"collections": patterns})
+    both = config.model_copy(update={"qdrant": qdrant, "ignore": (other.collection,)})
+    reporter = AtTheWatermark(other.drop)
+
+    if named:
+        with pytest.raises(NotFound, match=other.collection):
+            wiring.backup(both, reporter, SystemClock())
+        assert wiring.open_repository(config.repository).backups() == []
+        return
+    backup = wiring.backup(both, reporter, SystemClock())
+
+    assert [text for text, _ in reporter.warnings] == ["a shard stream broke: cutting again"]
+    assert backup.manifest.qdrant is not None
+    assert [part.name for part in backup.manifest.qdrant.collections] == [app.name]
     torture.judge(app, config, backup).prove()
