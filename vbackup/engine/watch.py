@@ -41,7 +41,9 @@ class Changes(Protocol):
 
     def change_base(self, links: Sequence[Link] = ()) -> str: ...
 
-    def changed(self, links: Sequence[Link], base: str) -> tuple[dict[str, RowBlock], str]: ...
+    def changed(
+        self, links: Sequence[Link], base: str, *, most: int | None = None
+    ) -> tuple[dict[str, RowBlock], str]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,11 @@ class Followed:
     drift: dict[Identity, Finding] = field(default_factory=dict)
     doubt: dict[Identity, tuple[Finding, float]] = field(default_factory=dict)
     too_many: bool = False
+
+    @property
+    def few(self) -> int:
+        """Up to so many changed rows are looked at one by one."""
+        return max(BATCH, int(WHOLE_SHARE * self.report.rows))
 
     def known(self) -> list[Finding]:
         """Findings to read again; those of one key side by side."""
@@ -248,12 +255,13 @@ class Watch:
 
     def _quick(self, pair: Reconcile) -> tuple[tuple[str, ...], int]:
         links = [followed.target.link for followed in self._links.values()]
-        changed, following = self.changes.changed(links, self._base)
+        # Of a query all rows may come: no more are kept than tell that everything is compared.
+        most = 1 + max((followed.few for followed in self._links.values()), default=0)
+        changed, following = self.changes.changed(links, self._base, most=most)
         whole = tuple(
             name
             for name, followed in self._links.items()
-            if not followed.too_many
-            and len(changed[name]) > max(BATCH, WHOLE_SHARE * followed.report.rows)
+            if not followed.too_many and len(changed[name]) > followed.few
         )
         looked_at = sum(
             self._again(pair, followed, changed[name].keys)

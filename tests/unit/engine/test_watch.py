@@ -26,17 +26,21 @@ class Feed:
     def __init__(self, pair: Any) -> None:
         self.pair = pair
         self.kept: list[dict[str, Any]] = []
+        self.most: int | None = None
 
     def change_base(self, links: Sequence[Link] = ()) -> str:
         self.kept.append(dict(self.pair.rows))
         return str(len(self.kept) - 1)
 
-    def changed(self, links: Sequence[Link], base: str) -> tuple[dict[str, RowBlock], str]:
+    def changed(
+        self, links: Sequence[Link], base: str, *, most: int | None = None
+    ) -> tuple[dict[str, RowBlock], str]:
         self.pair.called("changed")
+        self.most = most
         following = self.change_base()
         before = self.kept[int(base)]
         keys = [key for key, row in self.pair.rows.items() if before.get(key) is not row]
-        return {link.name: RowBlock(keys) for link in links}, following
+        return {link.name: RowBlock(keys[:most]) for link in links}, following
 
 
 class Watched:
@@ -46,7 +50,8 @@ class Watched:
         self.pair = pair
         self.tmp_path = tmp_path
         self.opened = 0
-        self.watch = Watch(self.open, Feed(pair), WatchOptions(PAUSE, complete_every), pair.clock)
+        self.feed = Feed(pair)
+        self.watch = Watch(self.open, self.feed, WatchOptions(PAUSE, complete_every), pair.clock)
         self.rounds: Iterator[Round] = self.watch.rounds()
 
     def open(self) -> Reconcile:
@@ -184,6 +189,8 @@ def test_of_many_changed_rows_the_link_is_compared_as_a_whole(
         watched.pair.row(str(number), "2")
     seen = watched.next()
     assert (seen.compared, seen.looked_at, seen.in_doubt) == (("documents",), 0, 5)
+    # One more than are looked at one by one is all that is ever kept.
+    assert watched.feed.most == 5
 
 
 def test_a_link_with_too_many_findings_is_left_to_complete_rounds(
