@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 
 import click
 
@@ -25,7 +26,8 @@ def report(error: BaseException, session: Session, arguments: Sequence[str]) -> 
     if (session.json or "--json" in arguments) and not session.emitted:
         from vbackup.cli.output import print_json
 
-        print_json(document(known, session.command))
+        with suppress(OSError):  # a disk that is full: stderr says the rest
+            print_json(document(known, session.command))
     _say(known)
     if session.verbosity >= TRACEBACK_VERBOSITY or "-vv" in arguments:
         sys.stderr.write(redact.scrub("".join(traceback.format_exception(error))))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import signal
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -112,11 +114,24 @@ def main() -> NoReturn:
     if f"_{PREFIX}_COMPLETE" in os.environ:
         cli.main(prog_name=PROGRAM)
     _stop_on_signals()
+    _mend_streams()
     code = run(sys.argv[1:])
     # CPython remembers a KeyboardInterrupt that passed through an exec (a dataclass that was
     # being made), and would die of SIGINT instead of exiting; another exec makes it forget.
     exec("")  # noqa: S102
     sys.exit(code)
+
+
+def _mend_streams() -> None:
+    """A stream that the caller closed (`>&-`) gets somewhere to go, and a terminal that does not
+    know a letter of a name (LANG=C) gets an escape: neither may cost a backup."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the end
+            setattr(sys, name, nowhere)
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _stop_on_signals() -> None:

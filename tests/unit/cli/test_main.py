@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -339,3 +340,26 @@ def test_an_interrupt_inside_an_exec_still_exits_with_130(tmp_path: Path) -> Non
         cwd=tmp_path,
     )  # fmt: skip
     assert ended.returncode == 130, ended.stderr
+
+
+def started(*command: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    line = " ".join([shlex.quote(sys.executable), "-m", "vbackup", *command])
+    return subprocess.run(
+        ["/bin/sh", "-c", line], capture_output=True, timeout=60, check=False, **options
+    )
+
+
+@pytest.mark.parametrize("json", ["", "--json"])
+@pytest.mark.parametrize("where", [">&-", ">/dev/full"])
+def test_an_output_that_takes_nothing_changes_no_error(
+    tmp_path: Path, json: str, where: str
+) -> None:
+    done = started("list", "--config", "no/such/file", json, where, cwd=tmp_path)
+    assert (done.returncode, b"Traceback" in done.stderr) == (2, False)
+    assert done.stderr.startswith(b"vbackup: no configuration file")
+
+
+def test_a_terminal_that_knows_no_umlauts_gets_escapes(tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = started("list", "--config", "k\u00e4se.toml", cwd=tmp_path, env=env)
+    assert (done.returncode, b"k\\xe4se.toml" in done.stderr) == (2, True)
