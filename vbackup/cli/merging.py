@@ -89,7 +89,7 @@ def merge(
         points, path = None, None
         if plan.names and session.config.qdrant:
             points, path = _points(session, asked, extraction, result)
-        proof = _reconcile(session, asked, points) if plan.names else None
+        proof = _reconcile(session, asked, points)
     except VbackupError as error:
         kept = ", ".join([plan.database, *plan.names.values()])
         error.hint = f"{error.hint}; what was extracted is kept: {kept}".lstrip("; ")

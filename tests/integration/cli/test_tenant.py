@@ -550,3 +550,61 @@ def test_in_place_beside_writers(backed_up: App, vb: Run) -> None:
     assert len(mine) == 10 + written // 20
     assert {number: versions[number] for number in mine} == mine
     assert done["in_place"]["reembed"] == 0
+
+
+def test_vectors_in_the_database_come_with_their_rows(
+    database: str, postgres_server: PostgresServer, tmp_path: Path, vb: Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Without Qdrant: the vectors refer to the rows, and so belong to the tenant."""
+    monkeypatch.setenv("APP_DSN", database)
+    bin_dir = f'bin_dir = "{postgres_server.bin_dir}"' if postgres_server.bin_dir else ""
+    config = tmp_path / "vbackup.toml"
+    config.write_text(
+        f"""
+[postgres]
+dsn = "${{env:APP_DSN}}"
+{bin_dir}
+[vectors]
+engine = "pgvector"
+[repository]
+url = "{(tmp_path / "repository").as_uri()}"
+encryption = "none"
+[[link]]
+name = "pages"
+rows = [{{ table = "pages", key = "id", version = "version", tenant = "owner" }}]
+vectors = {{ table = "embeddings", key = "page", column = "v", version = "version" }}
+"""
+    )
+
+    def sql(statement: str, name: str | None = None) -> list[tuple[Any, ...]]:
+        dsn = psycopg.conninfo.make_conninfo(database, **({"dbname": name} if name else {}))
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    sql("CREATE EXTENSION vector")
+    sql("CREATE TABLE pages (id int PRIMARY KEY, owner text, version int)")
+    sql(
+        "CREATE TABLE embeddings (page int PRIMARY KEY REFERENCES pages ON DELETE CASCADE,"
+        " version int, v vector(2))"
+    )
+    sql(
+        "INSERT INTO pages SELECT n, (ARRAY['acme', 'globex'])[n % 2 + 1], 1"
+        " FROM generate_series(1, 20) n"
+    )
+    sql("INSERT INTO embeddings SELECT id, 1, format('[%s, 1]', id)::vector FROM pages")
+    assert vb("init", "--config", str(config)).code == 0
+    assert vb("backup", "--config", str(config)).code == 0
+    before = sql("SELECT * FROM embeddings ORDER BY 1")
+    sql("DELETE FROM pages WHERE owner = 'acme'")
+    command = ("restore", "latest", "--config", str(config), "--json", "--tenant", "acme")
+    beside = vb(*command)
+    assert beside.code == 0, beside.err
+    assert beside.json["reconcile"]["links"][0]["points"] == 10
+    assert len(sql("SELECT * FROM embeddings", beside.json["database"])) == 10
+    sql(f'DROP DATABASE "{beside.json["database"]}"')
+    back = vb(*command, "--in-place", "--yes")
+    assert back.code == 0, back.err
+    assert back.json["in_place"]["reconcile"]["clean"]
+    assert sql("SELECT * FROM embeddings ORDER BY 1") == before
