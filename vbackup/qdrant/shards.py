@@ -145,6 +145,10 @@ def _named(error: VbackupError, shard: ShardRef) -> VbackupError:
         # A Qdrant that answers everything else: the address is right, the server is old.
         hint = "shard snapshots can be streamed since Qdrant 1.12; upgrade the server"
         return Failed(f"{where}: {shard.node} cannot stream it", hint=hint)
+    if "failed to parse header value" in error.message:
+        # Qdrant puts the name into a header of its answer.
+        hint = "rename it (a new collection and an alias), or leave it out of qdrant.collections"
+        return Failed(f"{where}: Qdrant cannot stream a name with such letters", hint=hint)
     if "not a local" in error.message:
         hint = "the shard has moved to another node; start again"
         return Failed(f"{where}: {shard.node} no longer holds it", hint=hint, retryable=True)

@@ -276,3 +276,12 @@ def _wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert SystemClock().monotonic() < deadline
         waiter.wait(0.01)
+
+
+def test_a_name_that_cannot_be_streamed_says_what_to_do(store: Any, tmp_path: Path) -> None:
+    name = store.make(BODY, "line\nbreak")
+    (spool, *_) = store.spool(name, tmp_path)
+    assert isinstance(spool.error, Failed)
+    assert "such letters" in spool.error.message
+    assert "leave it out" in spool.error.hint
+    assert not spool.error.retryable
