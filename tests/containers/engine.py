@@ -14,6 +14,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -54,7 +55,8 @@ def engine() -> Iterator[str]:
         log = Path(directory) / "engine.log"
         with log.open("wb") as output:
             service = subprocess.Popen(
-                [podman, "system", "service", "--time", "0", f"unix://{socket}"],
+                # Seconds without a request: one that a killed run left behind ends by itself.
+                [podman, "system", "service", "--time", "3600", f"unix://{socket}"],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -126,6 +128,8 @@ def _wait_for(socket: Path, service: subprocess.Popen[bytes], log: Path) -> None
 def main() -> int:
     if os.environ.get("DOCKER_HOST"):
         return subprocess.run(sys.argv[1:]).returncode
+    # As an exception, so that the engine is ended too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         with engine() as host:
             return subprocess.run(sys.argv[1:], env={**os.environ, "DOCKER_HOST": host}).returncode
