@@ -73,9 +73,10 @@ def contents(repository: Repository, name: str) -> dict[str, bytes]:
 
 def stays_whole(root: Path, at_least: set[str]) -> None:
     listed = {summary.id for summary in opened(root).backups()}
-    assert listed >= at_least
+    assert listed >= at_least, f"listed: {sorted(listed)}"
     for name in listed:
-        assert verify(opened(root), name, level="chunks").ok
+        found = verify(opened(root), name, level="chunks")
+        assert found.ok, (name, found.checks)
         assert contents(opened(root), name) == victim.streams(victim.own_of(name))
 
     next_one = victim.back_up(opened(root), 99).statistics

@@ -17,6 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -95,8 +96,9 @@ class Countdown:
             self._inner.delete([key])
 
 
-def opened(store: Any) -> Repository:
-    return Repository.open(store, passphrase=PASSPHRASE, options=OPTIONS)
+def opened(store: Any, ttl: float = OPTIONS.lease_ttl) -> Repository:
+    options = replace(OPTIONS, lease_ttl=ttl)
+    return Repository.open(store, passphrase=PASSPHRASE, options=options)
 
 
 def streams(own: int) -> dict[str, bytes]:
@@ -152,15 +154,17 @@ def read(repository: Repository, own: int) -> None:
 def carry_out(command: dict[str, Any], store: Countdown) -> None:
     if command["action"] == "create":
         Repository.create(store, passphrase=PASSPHRASE, options=OPTIONS)
-    elif command["action"] == "backup":
-        back_up(opened(store), command["own"], again=command.get("again", False))
+        return
+    repository = opened(store, command.get("ttl", OPTIONS.lease_ttl))
+    if command["action"] == "backup":
+        back_up(repository, command["own"], again=command.get("again", False))
     elif command["action"] == "read":
-        read(opened(store), command["own"])
+        read(repository, command["own"])
     else:
         keep = RetentionConfig(
             keep_last=command["keep"], keep_daily=0, keep_weekly=0, keep_monthly=0
         )
-        prune(opened(store), keep, PruneOptions(grace=0, repack_below=command["repack"]))
+        prune(repository, keep, PruneOptions(grace=0, repack_below=command["repack"]))
 
 
 def run(command: dict[str, Any], answer: int) -> None:
