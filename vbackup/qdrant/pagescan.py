@@ -218,11 +218,14 @@ def _numbers(codes: Codes, at: Places) -> tuple[Integers, Places] | None:
 
 
 def _uuids(codes: Codes, at: Places) -> tuple[Uuids, Places] | None:
-    """UUIDs with their dashes at these places, and where they end."""
+    """UUIDs with their dashes, in small letters, at these places, and where they end. Capitals
+    are for the decoder, which knows where a spelling counts."""
     texts = _windows(codes, at, _UUID)
     if not (texts[:, _DASHES] == _DASH).all():
         return None
     digits = np.concatenate([texts[:, part] for part in _HEXES], axis=1).tobytes()
+    if digits != digits.lower():
+        return None
     try:
         raw = bytes.fromhex(digits.decode("ascii"))
     except ValueError:

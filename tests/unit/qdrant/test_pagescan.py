@@ -86,6 +86,12 @@ def test_any_page_is_read_as_it_is_decoded_or_not_at_all(data: st.DataObject) ->
         assert columns(found) == columns(decoded(raw, of))
 
 
+def test_capitals_are_left_to_the_decoder() -> None:
+    """It keeps the text of an id as it stands; only keys are compared by what they mean."""
+    raw = spelled([{"id": str(uuid.UUID(int=n)).replace("0a", "0A")} for n in (1, 10, 170)])
+    assert PageScan(link()).block(raw) is None
+
+
 @given(st.data())
 def test_a_changed_byte_is_read_as_it_is_decoded_or_not_at_all(data: st.DataObject) -> None:
     raw = bytearray(
