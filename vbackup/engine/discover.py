@@ -291,8 +291,9 @@ def _score(
     score += 0.3 * len(set(values)) / len(values)
     score += 0.1 * named_after(ref, key) + 0.1 * key.unique + 0.2 * (ref == ID)
     score += 0.1 * (proposal.version is not None) - 0.2 * key.foreign
-    # Numbers that count from 1 fit any table that does; a UUID or a text fits by no chance.
-    score += 0.4 * ({*key.kinds} != {"integer"})
+    # Numbers that count from 1 fit any table that does, unless its other columns agree as well;
+    # a UUID or a text fits by no chance.
+    score += 0.4 * ({*key.kinds} != {"integer"} or varying > 0)
     return score - 0.1 * (JSON_STEP in ref)
 
 
