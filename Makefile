@@ -36,7 +36,7 @@ demo: install
 	$(RUN) vbackup demo
 
 test: lint
-	$(RUN) pytest $(PYTEST_ARGS)
+	$(RUN) pytest -m "not slow" $(PYTEST_ARGS)
 
 unit: install
 	$(RUN) pytest tests/unit $(PYTEST_ARGS)
@@ -66,7 +66,8 @@ containers: install
 # A backup, a prune and a reader killed or stopped at every store operation, and killed at KILLS
 # random instants.
 crash: install
-	VBACKUP_KILLS=$(KILLS) $(RUN) pytest tests/torture/repository --timeout=0 $(PYTEST_ARGS)
+	VBACKUP_KILLS=$(KILLS) $(RUN) pytest tests/torture/repository tests/unit/repository/test_crash.py \
+	    --timeout=0 $(PYTEST_ARGS)
 
 # Hostile repositories, found by coverage, under a limit of address space.
 fuzz: install

@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import docker
+import requests
 
 from tests.containers.engine import EngineMissing, is_own, storage
 from vbackup.sandbox.qdrant_binary import RELEASES, find_qdrant
@@ -61,8 +62,14 @@ class Images:
     def probe(self) -> None:
         """Raises EngineMissing where containers cannot be made, or do not run."""
         try:
-            self._engine.containers.run(self.base(), ["true"], remove=True)
-        except docker.errors.DockerException as error:
+            # Not `run`: it follows the logs, and Podman may never end those of so short a life.
+            container = self._engine.containers.create(self.base(), ["true"])
+            try:
+                container.start()
+                container.wait(timeout=60)
+            finally:
+                container.remove(force=True)
+        except (docker.errors.DockerException, requests.RequestException) as error:
             raise EngineMissing(f"the engine runs no container: {error}") from error
 
     def base(self) -> str:

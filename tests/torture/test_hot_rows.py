@@ -47,8 +47,11 @@ def test_very_hot_rows_are_held_until_their_points_are_in(scenario: Scenario, to
 
     outcome.prove()
     record = outcome.backup.manifest.watermark
-    assert [note for note in record.notes if note.endswith("hot rows were held")]
-    assert 0 < record.writers_paused_ms <= MAX_PAUSE * 1000
+    held = [note for note in record.notes if note.endswith("hot rows were held")]
+    # Who is lucky finds a candidate without; who is not, holds.
+    assert held or not outcome.reembed
+    assert (record.writers_paused_ms > 0) == bool(held)
+    assert record.writers_paused_ms <= MAX_PAUSE * 1000
 
 
 def test_without_a_pause_the_hot_rows_are_on_the_list(torture: Any) -> None:
