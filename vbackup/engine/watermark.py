@@ -167,6 +167,12 @@ class WatermarkSearch:
     def _lead(self) -> None:
         """Let the points of rows that changed before the base arrive."""
         until = self._clock.monotonic() + self._lead_in
+        if self._unkeyed:
+            self._reporter.note(
+                "a link says no version: waiting out max_index_lag before and after the cuts",
+                links=",".join(link.name for link in self._links if not link.keyed),
+                each=f"{self._lead_in:g}s",
+            )
         while self._unkeyed and self._clock.monotonic() < until:
             self._tick()
         if self._links and not self._unkeyed:
