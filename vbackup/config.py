@@ -106,7 +106,7 @@ class RetentionConfig(Section):
     keep_weekly: int = Field(5, ge=0)
     keep_monthly: int = Field(12, ge=0)
     keep_yearly: int = Field(0, ge=0)
-    delete_after: Duration = 86_400.0
+    delete_after: Duration = 0.0
 
     @property
     def keeps_all(self) -> bool:

@@ -91,8 +91,8 @@ def reading(repository: RepositoryPort, backup_id: str, reporter: Reporter) -> I
     with repository.reading(backup_id) as problem:
         if problem:
             reporter.warn(
-                "prunes cannot be told that this backup is being read: once pruned, its packs"
-                " stay only for retention.delete_after",
+                "prunes cannot be told that this backup is being read: only retention.delete_after"
+                " keeps its packs once it is pruned",
                 backup=backup_id,
                 reason=problem,
             )

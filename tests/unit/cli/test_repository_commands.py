@@ -327,7 +327,16 @@ def old_one_goes(stored: Store, config_file: Path) -> None:
 
 
 @pytest.mark.usefixtures("old_one_goes")
-def test_prune_waits_before_it_deletes_and_says_so(vb: Run) -> None:
+def test_prune_deletes_at_once_unless_told_to_wait(vb: Run) -> None:
+    at_once = vb("prune", "--json").json
+    assert at_once["removed"] == [OLD]
+    assert (at_once["packs_deleted"] > 0, at_once["packs_waiting"]) == (True, 0)
+
+
+@pytest.mark.usefixtures("old_one_goes")
+def test_prune_waits_before_it_deletes_and_says_so(vb: Run, config_file: Path) -> None:
+    with config_file.open("a", encoding="utf-8") as file:
+        file.write('delete_after = "1d"\n')
     waiting = vb("prune", "--json").json
     assert (waiting["removed"], waiting["packs_deleted"]) == ([OLD], 0)
     assert waiting["packs_waiting"] > 0
