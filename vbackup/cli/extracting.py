@@ -12,6 +12,7 @@ from vbackup.cli.jsonl import LineFile
 from vbackup.cli.links import render_links
 from vbackup.cli.output import emit
 from vbackup.cli.reembed import reembed_line
+from vbackup.cli.restored import render_steps, steps_document
 from vbackup.errors import Findings, Refused, Usage
 from vbackup.quantity import duration, size
 
@@ -141,28 +142,16 @@ def plan_document(plan: ExtractionPlan) -> dict[str, object]:
         "database": plan.database,
         "collections": plan.names,
         "in_place": False,
-        "steps": [
-            {"action": step.action, "target": step.target, "bytes": step.bytes}
-            for step in plan.steps
-        ],
-        "bytes": sum(step.bytes for step in plan.steps),
+        **steps_document(plan.steps),
         "warnings": plan.warnings,
     }
 
 
 def _render_plan(screen: Screen, plan: ExtractionPlan) -> None:
     screen.title(f"tenant {plan.tenant} out of {plan.manifest.id}")
-    screen.table(
-        ("", "STEP", "TARGET", "SIZE"),
-        [
-            (number, step.action, step.target, size(step.bytes) if step.bytes else "")
-            for number, step in enumerate(plan.steps, 1)
-        ],
-        right=("", "SIZE"),
-    )
+    total = render_steps(screen, plan.steps)
     for warning in plan.warnings:
         screen.line(f"warning: {warning}", "yellow")
-    total = sum(step.bytes for step in plan.steps)
     screen.line(f"reads {size(total)}, and needs room for all of it; nothing was changed yet")
 
 

@@ -7,8 +7,19 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import TextIO
 
 from vbackup.errors import Usage
+
+
+def create(path: Path, flag: int, *, named: Path) -> TextIO:
+    """A file to write that only its owner can read; `flag` says what is done with one that is
+    there (os.O_TRUNC, os.O_EXCL). Raises Usage about `named`."""
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | flag, 0o600)
+    except OSError as error:
+        raise Usage(f"cannot write {named}: {error.strerror}") from None
+    return os.fdopen(handle, "w", encoding="utf-8")
 
 
 class LineFile:
@@ -22,11 +33,7 @@ class LineFile:
         self.path = path
         self.count = 0
         self._partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            handle = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        except OSError as error:
-            raise Usage(f"cannot write {path}: {error.strerror}") from None
-        self._file = os.fdopen(handle, "w", encoding="utf-8")
+        self._file = create(self._partial, os.O_TRUNC, named=path)
 
     def __enter__(self) -> LineFile:
         return self

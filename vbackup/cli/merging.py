@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from vbackup.cli.jsonl import LineFile
+from vbackup.cli.jsonl import LineFile, create
 from vbackup.cli.reembed import reembed_line
 from vbackup.errors import Refused, Usage, VbackupError
 from vbackup.reconciling import live_pair, repairer
@@ -163,11 +163,7 @@ class _Before:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.count = 0
-        try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except OSError as error:
-            raise Usage(f"cannot write {path}: {error.strerror}") from None
-        self._file = os.fdopen(handle, "w", encoding="utf-8")
+        self._file = create(path, os.O_EXCL, named=path)
 
     def __enter__(self) -> _Before:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from vbackup.cli.screen import Screen
     from vbackup.engine.inplace import InPlaceResult
     from vbackup.engine.restore import RestoreResult
-    from vbackup.engine.restoreplan import RestorePlan
+    from vbackup.engine.restoreplan import PlanStep, RestorePlan
     from vbackup.engine.switchstate import StateFile
 
 
@@ -35,26 +36,37 @@ def plan_document(plan: RestorePlan) -> dict[str, object]:
         "database": plan.database,
         "collections": plan.names,
         "in_place": plan.in_place,
+        **steps_document(plan.steps),
+    }
+
+
+def steps_document(steps: Sequence[PlanStep]) -> dict[str, object]:
+    """What a plan would do, and how much it would read."""
+    return {
         "steps": [
-            {"action": step.action, "target": step.target, "bytes": step.bytes}
-            for step in plan.steps
+            {"action": step.action, "target": step.target, "bytes": step.bytes} for step in steps
         ],
-        "bytes": sum(step.bytes for step in plan.steps),
+        "bytes": sum(step.bytes for step in steps),
     }
 
 
 def render_plan(screen: Screen, plan: RestorePlan) -> None:
     screen.title(f"restore of {plan.manifest.id}")
+    total = render_steps(screen, plan.steps)
+    screen.line(f"reads {size(total)}; nothing was changed yet")
+
+
+def render_steps(screen: Screen, steps: Sequence[PlanStep]) -> int:
+    """The table of a plan; how many bytes it would read."""
     screen.table(
         ("", "STEP", "TARGET", "SIZE"),
         [
             (number, step.action, step.target, size(step.bytes) if step.bytes else "")
-            for number, step in enumerate(plan.steps, 1)
+            for number, step in enumerate(steps, 1)
         ],
         right=("", "SIZE"),
     )
-    total = sum(step.bytes for step in plan.steps)
-    screen.line(f"reads {size(total)}; nothing was changed yet")
+    return sum(step.bytes for step in steps)
 
 
 def restore_document(done: Done, reembed_file: Path | None) -> dict[str, object]:

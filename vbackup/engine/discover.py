@@ -147,7 +147,7 @@ class Discover:
             for tail in islice(permutations(rest, len(key.more)), COMBINATIONS):
                 joined = drawn.joined((first, *tail))
                 ref = joint_path((first, *tail))
-                values = joined.references().get(ref, [])
+                values = joined.reference(ref)
                 rows = self._rows(key, values) if values else {}
                 proposal = self._proposal(facts, joined, ref, values, key, rows) if rows else None
                 if proposal:

@@ -51,8 +51,15 @@ class Drawn:
         for values in self.points:
             for path, value in values.items():
                 columns.setdefault(path, []).append(value)
-        enough = len(self.points) / 2
-        return {p: found for p, found in columns.items() if len(found) >= max(1.0, enough)}
+        return {path: found for path, found in columns.items() if self._enough(found)}
+
+    def reference(self, path: str) -> list[str]:
+        """The values of one path, as in `references`; none where few points have it."""
+        found = [values[path] for values in self.points if path in values]
+        return found if self._enough(found) else []
+
+    def _enough(self, found: Sequence[str]) -> bool:
+        return len(found) >= max(1.0, len(self.points) / 2)
 
 
 def joint_path(paths: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 
 import numpy as np
@@ -83,11 +83,3 @@ def is_whole(
     except Damaged:
         return False
     return not marks.missing and not marks.packs() & gone
-
-
-def mark_all(index: ChunkIndex, reader: ChunkReader, manifests: Iterable[Manifest]) -> Marks:
-    """The marks of several backups together."""
-    marks = Marks(index, reader)
-    for manifest in manifests:
-        marks.manifest(manifest)
-    return marks

@@ -83,13 +83,20 @@ def test_a_backup_that_is_read_stays_and_its_reader_is_named(
         reopen().load("b0")
 
 
-def test_its_packs_are_not_rewritten_under_the_reader(
-    repository: Repository, store: Any, clock: Any, reopen: Any, kit: Any
-) -> None:
+def two_backups(repository: Repository, clock: Any, kit: Any) -> bytes:
+    """The second needs a quarter of what the first one stored; its content."""
     data = [kit.noise(10_000, n) for n in range(40)]
     kit.back_up(repository, "b1", data=b"".join(data))
     clock.advance(60)
-    kit.back_up(repository, "b2", data=b"".join(data[::4]))
+    quarter = b"".join(data[::4])
+    kit.back_up(repository, "b2", data=quarter)
+    return quarter
+
+
+def test_its_packs_are_not_rewritten_under_the_reader(
+    repository: Repository, store: Any, clock: Any, reopen: Any, kit: Any
+) -> None:
+    two_backups(repository, clock, kit)
     reader = reopen()
     with reader.reading("b2"):
         before = set(store.names("packs/"))
@@ -104,16 +111,13 @@ def test_a_reader_without_a_lease_finds_what_was_rewritten(
     repository: Repository, store: Any, clock: Any, reopen: Any, kit: Any
 ) -> None:
     """Its index names packs that are gone; the chunks are in others now."""
-    data = [kit.noise(10_000, n) for n in range(40)]
-    kit.back_up(repository, "b1", data=b"".join(data))
-    clock.advance(60)
-    kit.back_up(repository, "b2", data=b"".join(data[::4]))
+    stored = two_backups(repository, clock, kit)
     reader = reopen()
     artifact = reader.load("b2").artifacts()[0]
     blocks = reader.read(artifact)
     begun = next(blocks)
     assert pruned(repository).packs.repacked > 0
-    assert begun + b"".join(blocks) == b"".join(data[::4])
+    assert begun + b"".join(blocks) == stored
 
 
 def test_a_reader_who_came_after_the_decision_keeps_his_packs(
