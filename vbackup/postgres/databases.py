@@ -46,9 +46,21 @@ def create(connection: Connection, facts: DatabaseFacts, database: str) -> list[
 
 
 def drop(connection: Connection, database: str) -> None:
-    """Drop a database with its sessions, if it exists."""
+    """Drop a database with its sessions, if it exists, or if it is being created for somebody who
+    was killed: the server goes on, and it would be there a moment later."""
+    _stop_creating(connection, database)
     connection.execute(
         sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database))
+    )
+
+
+def _stop_creating(connection: Connection, database: str) -> None:
+    creating = sql.SQL("CREATE DATABASE {} ").format(sql.Identifier(database))
+    connection.execute(
+        "SELECT pg_catalog.pg_terminate_backend(pid, 60000) FROM pg_catalog.pg_stat_activity"
+        " WHERE usename = current_user AND state = 'active'"
+        " AND pg_catalog.starts_with(query, %s)",
+        (creating.as_string(connection),),
     )
 
 

@@ -44,23 +44,26 @@ def load_index(store: ObjectStore, seal: Seal) -> Catalog:
     catalog = Catalog()
     with ThreadPoolExecutor(_JOBS, thread_name_prefix="vbackup-index") as pool:
         for batch in _batches(store.scan(index_objects.PREFIX)):
-            futures = [pool.submit(index_objects.fetch, store, key) for key in batch]
-            for key, future in zip(batch, futures, strict=True):
-                _learn(catalog, seal, key, future)
+            futures = [
+                pool.submit(index_objects.fetch, store, stat.key, listed=stat.size)
+                for stat in batch
+            ]
+            for stat, future in zip(batch, futures, strict=True):
+                _learn(catalog, seal, stat.key, future)
     catalog.index.settle()
     return catalog
 
 
-def _batches(stats: Iterable[ObjectStat]) -> Iterator[list[str]]:
+def _batches(stats: Iterable[ObjectStat]) -> Iterator[list[ObjectStat]]:
     """A few objects at a time: fetched together, they are large. They are opened one by one, as
     each may hold far more than its size."""
-    batch: list[str] = []
+    batch: list[ObjectStat] = []
     size = 0
     for stat in stats:
         if batch and (len(batch) == _AHEAD or size + stat.size > _AHEAD_BYTES):
             yield batch
             batch, size = [], 0
-        batch.append(stat.key)
+        batch.append(stat)
         size += stat.size
     if batch:
         yield batch

@@ -262,9 +262,9 @@ def read(store: ObjectStore, seal: Seal, key: str) -> list[PackEntries]:
     return parse(seal, key, fetch(store, key))
 
 
-def fetch(store: ObjectStore, key: str) -> bytes:
-    """The bytes of one index object. Raises NotFound, Damaged."""
-    return sealed.fetch(store, key, _LIMIT)
+def fetch(store: ObjectStore, key: str, *, listed: int | None = None) -> bytes:
+    """The bytes of one index object, which was `listed` with so many. Raises NotFound, Damaged."""
+    return sealed.fetch(store, key, _LIMIT, listed=listed)
 
 
 def parse(seal: Seal, key: str, data: bytes) -> list[PackEntries]:

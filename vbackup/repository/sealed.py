@@ -37,10 +37,13 @@ def encode(seal: Seal, kind: bytes, name: str, raw: Buffer) -> bytes:
     return header + seal.seal(kind, name.encode() + b"\0" + salt, body, header)
 
 
-def fetch(store: ObjectStore, key: str, limit: int) -> bytes:
+def fetch(store: ObjectStore, key: str, limit: int, *, listed: int | None = None) -> bytes:
     """An object whose content may have `limit` bytes, without reading more than such an object
-    can have. Raises NotFound, Damaged."""
+    can have, nor more than it was `listed` with: who fetches several at a time goes by the
+    listing. Raises NotFound, Damaged."""
     most = limit + limit // 128 + 4096  # zstd's worst case, the header and the seal
+    if listed is not None:
+        most = min(most, listed)
     data = store.get(key, 0, most + 1)
     if len(data) > most:
         raise Damaged(f"{key} is larger than {most} bytes")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg import errors as pg
 from psycopg import sql
 
 from vbackup.errors import AlreadyExists, Damaged, Failed, NotFound, Refused
@@ -239,6 +241,32 @@ def test_a_failed_restore_under_the_lost_databases_own_name_can_be_dropped(
     writer.drop(name)
     with pytest.raises(psycopg.OperationalError):
         value(postgres_server.dsn(name), "SELECT 1")
+
+
+def test_a_database_that_is_still_being_created_is_dropped(
+    postgres_server: Any, fresh: Any
+) -> None:
+    """The server goes on creating for a restore that was killed."""
+    writer, name = fresh(postgres_server)
+    create = sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name))
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE %s"
+    admin_dsn = postgres_server.admin_dsn
+    with (
+        psycopg.connect(admin_dsn) as holder,
+        psycopg.connect(admin_dsn, autocommit=True) as killed,
+        psycopg.connect(admin_dsn, autocommit=True) as eye,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        holder.execute("LOCK TABLE pg_database IN SHARE MODE")
+        creating = pool.submit(killed.execute, create)
+        while eye.execute(waits, (f"CREATE%{name}%",)).fetchone() != (1,):
+            assert not creating.done()
+        dropping = pool.submit(writer.drop, name)
+        with pytest.raises(pg.AdminShutdown):
+            creating.result(timeout=60)
+        holder.rollback()
+        dropping.result(timeout=60)
+        assert eye.execute("SELECT FROM pg_database WHERE datname = %s", (name,)).fetchone() is None
 
 
 def test_a_newer_pg_dump_may_be_used_for_an_older_server(

@@ -20,6 +20,13 @@ EXAMPLES = os.environ.get("FUZZ_EXAMPLES", "40")
 
 FOUND = {
     "a huge pack": "0000120000000040",
+    "huge index objects, fetched together": (
+        "fc9a8313ae6d1112b9a661b9437603ae1b593c1257b4371a52b27fed5e75bf9df7c2a8f8ad84896d1bba3f513212"
+        "cc73790621efb8c7a65e38c580ae9c41caf82a6a0d7f060ca91556436481002d8c728cc118d75c584cf5778ffe60"
+        "3d207501e455ec9d46b0860b5570c77925cf785adde8511146513f57eb740146058fe55ebf8589e4c520babf6be0"
+        "51e8ac51bb51974bd260fa98b85354a2e609dff036285d1e5be10d646cb01ecac2038a5d27a289b971ef772b4867"
+        "976e7457dfe0c1d5aaaf6845a8732668"
+    ),
 }
 """What once broke something."""
 

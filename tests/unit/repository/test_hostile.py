@@ -20,6 +20,7 @@ from vbackup.model.manifest import Artifact
 from vbackup.repository import header, manifest, packs, recipe, sealed
 from vbackup.repository import index as index_objects
 from vbackup.repository.blobs import Blob, open_blob, open_chunk, seal_blob
+from vbackup.repository.catalog import load_index
 from vbackup.repository.codec import RAW, ZSTD
 from vbackup.repository.index import ChunkIndex
 from vbackup.repository.packs import ENTRY, HEADER, PackBuilder, pack_key
@@ -290,6 +291,30 @@ def test_an_index_object_under_anothers_name_is_damaged(repository: Repository, 
     assert index_objects.read(repository.store, repository.seal, key)
     with pytest.raises(Damaged, match="name"):
         index_objects.read(repository.store, repository.seal, other)
+
+
+def test_index_objects_that_are_larger_than_listed_are_not_read_together(
+    repository: Repository, kit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several are fetched at a time because they are listed as small."""
+    kit.back_up(repository, "b1", data=b"x" * 3000)
+    store: Any = repository.store
+    keys = store.names("index/")
+    asked: list[int] = []
+    honest = store.get
+
+    def endless(key: str, start: int = 0, length: int | None = None) -> bytes:
+        if key not in keys:
+            return bytes(honest(key, start, length))
+        assert length is not None
+        asked.append(length)
+        return bytes(length)
+
+    monkeypatch.setattr(store, "get", endless)
+    unreadable = load_index(store, repository.seal).unreadable
+    assert list(unreadable) == keys
+    assert "larger" in unreadable[keys[0]]
+    assert max(asked) <= store.stat(keys[0]).size + 1
 
 
 @pytest.mark.parametrize(
