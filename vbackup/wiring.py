@@ -6,7 +6,7 @@ Imports are inside the functions: a command loads the drivers it uses, and no ot
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Literal
 
 from vbackup.clock import SystemClock
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from vbackup.config import Config, PostgresConfig, QdrantConfig, RepositoryConfig
     from vbackup.engine.attempt import BackupOptions
     from vbackup.engine.backup import BackupResult
-    from vbackup.engine.restore import Restore, RestoreResult
-    from vbackup.engine.restoreplan import RestoreOptions, Side
-    from vbackup.engine.switch import Switch
     from vbackup.engine.vectors import OpenVectors
     from vbackup.model.link import Link
     from vbackup.model.manifest import Strategy
@@ -141,7 +138,7 @@ def record_target(
     from vbackup.postgres.target import PostgresTarget
 
     return PostgresTarget(
-        _postgres(config, dsn),
+        postgres_config(config, dsn),
         config.watermark,
         clock=clock or SystemClock(),
         reporter=reporter,
@@ -152,7 +149,7 @@ def point_source(config: Config, clock: Clock | None = None) -> QdrantSource:
     """The Qdrant deployment that is backed up. Its `close` ends its connections."""
     from vbackup.qdrant.source import QdrantSource
 
-    return QdrantSource(_qdrant(config, None), clock or SystemClock())
+    return QdrantSource(qdrant_config(config, None), clock or SystemClock())
 
 
 def point_target(
@@ -161,7 +158,7 @@ def point_target(
     """`url` names another deployment than the configured one."""
     from vbackup.qdrant.target import QdrantTarget
 
-    return QdrantTarget(_qdrant(config, url), clock or SystemClock())
+    return QdrantTarget(qdrant_config(config, url), clock or SystemClock())
 
 
 def vectors() -> OpenVectors:
@@ -210,41 +207,6 @@ def backup(
         ).run()
 
 
-@contextmanager
-def restorer(
-    config: Config,
-    reporter: Reporter,
-    clock: Clock,
-    *,
-    dsn: str | None = None,
-    url: str | None = None,
-    only: Side | None = None,
-) -> Iterator[Restore]:
-    """What restores into the configured servers, or into those that `dsn` and `url` name."""
-    from vbackup.engine.restore import Restore, RestoreSettings
-
-    if only == "qdrant" and config.qdrant is None:
-        raise Usage("there is no [qdrant] section: nothing to restore with --only qdrant")
-    settle = config.qdrant.recover_timeout if config.qdrant else 0.0
-    with ExitStack() as stack:
-        points = None
-        if only != "postgres" and config.qdrant is not None:
-            points = stack.enter_context(closing(point_target(config, url, clock)))
-        cache = redis_cache(config)
-        if cache:
-            stack.callback(cache.close)
-        yield Restore(
-            repository=open_repository(config.repository, clock),
-            records=record_target(config, dsn, clock, reporter) if only != "qdrant" else None,
-            points=points,
-            settings=RestoreSettings(work_directory(config), settle),
-            reporter=reporter,
-            clock=clock,
-            cache=cache,
-            vectors=vectors(),
-        )
-
-
 def work_directory(config: Config) -> Path | None:
     """Where large files are kept for a while, made when it is not there yet; None is the temp
     directory. Raises Refused."""
@@ -266,58 +228,6 @@ def redis_cache(config: Config) -> RedisCache | None:
     from vbackup.redis.cache import RedisCache
 
     return RedisCache(config.redis) if config.redis else None
-
-
-def restore(
-    config: Config,
-    backup_id: str,
-    reporter: Reporter,
-    clock: Clock,
-    options: RestoreOptions | None = None,
-) -> RestoreResult:
-    """Restore one backup into the configured servers; by default under new names."""
-    from vbackup.engine.restoreplan import RestoreOptions
-
-    asked = options or RestoreOptions()
-    with (
-        restorer(config, reporter, clock, only=asked.only) as run,
-        reading(run.repository, backup_id, reporter),
-    ):
-        return run.run(run.plan(backup_id, asked), asked)
-
-
-@contextmanager
-def switch(
-    config: Config,
-    reporter: Reporter,
-    clock: Clock,
-    *,
-    dsn: str | None = None,
-    url: str | None = None,
-) -> Iterator[Switch]:
-    """What puts a restored pair in place of the live one, and back."""
-    from vbackup.engine.switch import Switch
-    from vbackup.postgres.connection import described, parameters
-
-    with ExitStack() as stack:
-        points = None
-        if config.qdrant:
-            points = stack.enter_context(closing(point_target(config, url, clock)))
-        yield Switch(
-            records=record_target(config, dsn, clock, reporter),
-            points=points,
-            work_dir=work_directory(config),
-            settle_timeout=config.qdrant.recover_timeout if config.qdrant else 0.0,
-            reporter=reporter,
-            clock=clock,
-            servers=(described(parameters(_postgres(config, dsn))), _shown(config, url)),
-        )
-
-
-def _shown(config: Config, url: str | None) -> str:
-    from vbackup.qdrant.rest import shown
-
-    return ", ".join(sorted(map(shown, _qdrant(config, url).urls))) if config.qdrant else ""
 
 
 def _backup_options(
@@ -358,7 +268,8 @@ def _options(config: RepositoryConfig) -> RepositoryOptions:
     )
 
 
-def _postgres(config: Config, dsn: str | None) -> PostgresConfig:
+def postgres_config(config: Config, dsn: str | None) -> PostgresConfig:
+    """The configured server, or the one that `dsn` names."""
     from pydantic import SecretStr
 
     from vbackup.settings import register_passwords
@@ -369,7 +280,8 @@ def _postgres(config: Config, dsn: str | None) -> PostgresConfig:
     return config.postgres.model_copy(update={"dsn": SecretStr(dsn)})
 
 
-def _qdrant(config: Config, url: str | None) -> QdrantConfig:
+def qdrant_config(config: Config, url: str | None) -> QdrantConfig:
+    """The configured deployment, or the one that `url` names. Raises Usage without a section."""
     if config.qdrant is None:
         raise Usage("no [qdrant] section in the configuration", hint="add one, or use pgvector")
     return config.qdrant.model_copy(update={"url": url, "nodes": ()}) if url else config.qdrant

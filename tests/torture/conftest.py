@@ -20,7 +20,7 @@ from typing import Protocol
 import pytest
 from pydantic import SecretStr
 
-from vbackup import wiring
+from vbackup import restoring, wiring
 from vbackup.clock import SystemClock
 from vbackup.config import (
     Config,
@@ -122,7 +122,7 @@ class Arena:
         self.stack.callback(store.drop)
         # 500 writes a second on 500 rows make a patch that would be a runaway anywhere else.
         options = RestoreOptions(database=restored, collection_suffix="_back", force=True)
-        restore = wiring.restore(
+        restore = restoring.restore(
             config, backup.manifest.id, SilentReporter(), SystemClock(), options
         )
         dsn = self.postgres.dsn(restored)

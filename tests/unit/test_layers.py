@@ -49,12 +49,13 @@ ALLOWED: dict[str, frozenset[str]] = {
     | {"engine", "repository", "settings", "passphrase", "logs", "progress"}
     | (ADAPTERS - {"operate", "sandbox"}),
     "discovering": VALUES | {"engine", "wiring", "postgres"},
+    "restoring": VALUES | {"engine", "postgres", "qdrant", "wiring"},
     "reconciling": VALUES | {"engine", "repository", "wiring", "qdrant"},
     # Drills start servers: wiring of its own, because nothing else needs the sandbox.
     "drilling": VALUES
     | {"engine", "postgres", "qdrant", "repository", "sandbox", "settings", "wiring"},
     # The demo plays an application: it has a database and a collection of its own.
-    "demo": VALUES | {"engine", "fence", "sandbox", "settings", "wiring"},
+    "demo": VALUES | {"engine", "fence", "restoring", "sandbox", "settings", "wiring"},
     "cli": VALUES
     | ADAPTERS
     | {
@@ -66,6 +67,7 @@ ALLOWED: dict[str, frozenset[str]] = {
         "passphrase",
         "reconciling",
         "repository",
+        "restoring",
         "settings",
         "wiring",
     },

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from vbackup import wiring
+from vbackup import restoring
 from vbackup.cli import options
 from vbackup.cli.extracting import extract
 from vbackup.cli.jsonl import LineFile
@@ -125,7 +125,7 @@ def command(session: Session, /, **given: Any) -> None:
 
 def _restore(session: Session, asked: Asked) -> None:
     with (
-        wiring.restorer(
+        restoring.restorer(
             session.config,
             session.reporter,
             session.clock,
@@ -176,7 +176,7 @@ def _run(session: Session, asked: Asked, restore: Restore, plan: RestorePlan) ->
 
     wanted = _options(asked)
     directory, again = state_directory(session), command_again(session, asked)
-    with wiring.switch(
+    with restoring.switch(
         session.config, session.reporter, session.clock, dsn=asked.postgres, url=asked.qdrant
     ) as switch:
         if plan.in_place:

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vbackup import wiring
+from vbackup import restoring
 from vbackup.cli.output import emit
 from vbackup.cli.session import Session
 from vbackup.errors import Usage
@@ -53,7 +53,7 @@ def after_switch(session: Session, asked: Asked) -> None:
     if path is None:
         raise Usage("neither --go-back nor --drop-old")
     file = StateFile(path, SwitchState.load(path), command_again(session, asked))
-    with wiring.switch(
+    with restoring.switch(
         session.config, session.reporter, session.clock, dsn=asked.postgres, url=asked.qdrant
     ) as switch:
         act(session, switch, file, asked)

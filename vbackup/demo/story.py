@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from vbackup import wiring
+from vbackup import restoring, wiring
 from vbackup.demo import proof
 from vbackup.demo.application import Application
 from vbackup.demo.ground import Ground
@@ -184,7 +184,7 @@ class Story:
         config = self._ground.configure(self._scenario)
         with self._step("vbackup restore, to the old names, and reconcile"):
             options = RestoreOptions(database=self._ground.name, collection_suffix="")
-            return wiring.restore(config, backup_id, self._reporter, self._clock, options)
+            return restoring.restore(config, backup_id, self._reporter, self._clock, options)
 
     def _answers(self, app: Application, before: list[proof.Answer]) -> list[Proof]:
         archive = proof.search(app.store, self._scenario, ARCHIVE)

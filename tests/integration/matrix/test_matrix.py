@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from vbackup import wiring
+from vbackup import restoring, wiring
 from vbackup.clock import SystemClock
 from vbackup.config import (
     Config,
@@ -113,7 +113,7 @@ def _restore(
     store = stack.enter_context(VectorStore(target.qdrant.url, back, api_key=key))
     stack.callback(store.drop)
     options = RestoreOptions(database=back, collection_suffix="_back")
-    result = wiring.restore(there, backup, SilentReporter(), SystemClock(), options)
+    result = restoring.restore(there, backup, SilentReporter(), SystemClock(), options)
     return result, compare(target.postgres.dsn(back), store, replace(SCENARIO))
 
 

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
-from vbackup import drilling, wiring
+from vbackup import drilling, restoring, wiring
 from vbackup.cli.preflight import Check, Preflight
 from vbackup.clock import SystemClock
 from vbackup.config import Config
@@ -133,15 +133,15 @@ class Documents:
 
     def restore(self, backup: BackupResult) -> RestoreResult:
         options = RestoreOptions(database=self.restored)
-        return wiring.restore(
+        return restoring.restore(
             self.config, backup.manifest.id, SilentReporter(), SystemClock(), options
         )
 
     def restore_in_place(self, backup: BackupResult) -> InPlaceResult:
         options = RestoreOptions(in_place=True)
         with (
-            wiring.restorer(self.config, SilentReporter(), SystemClock()) as restore,
-            wiring.switch(self.config, SilentReporter(), SystemClock()) as switch,
+            restoring.restorer(self.config, SilentReporter(), SystemClock()) as restore,
+            restoring.switch(self.config, SilentReporter(), SystemClock()) as switch,
         ):
             plan = restore.plan(backup.manifest.id, options)
             live = plan.manifest.postgres.facts.database

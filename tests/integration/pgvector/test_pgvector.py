@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from vbackup import wiring
+from vbackup import restoring, wiring
 from vbackup.cli.verification import Verification
 from vbackup.clock import SystemClock
 from vbackup.errors import Refused, Usage
@@ -247,7 +247,7 @@ def test_commands_say_no_clearly(documents: Any, apart: bool) -> None:
         documents.repair()
     with (
         pytest.raises(Usage, match="nothing to restore"),
-        wiring.restorer(documents.config, SilentReporter(), SystemClock(), only="qdrant"),
+        restoring.restorer(documents.config, SilentReporter(), SystemClock(), only="qdrant"),
     ):
         pass
 
