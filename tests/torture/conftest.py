@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 from pydantic import SecretStr
@@ -84,7 +85,7 @@ class Outcome:
                 "reembed": patch.reembed,
                 "reasons": patch.reasons,
                 "wrong": len(self.found.wrong),
-                "oracle": str(self.found),
+                "found": self.found.counts(),
             }
         )
 
@@ -182,7 +183,10 @@ def torture(
 
 @pytest.fixture
 def naive(
-    application: Callable[[Scenario], Application], postgres_server: PostgresServer, tmp_path: Path
+    application: Callable[[Scenario], Application],
+    postgres_server: PostgresServer,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
 ) -> Naive:
     """The same application under two dumps, one after the other; and itself, come to rest."""
 
@@ -193,6 +197,8 @@ def naive(
         script.back_up()
         app.quiesce()
         found = script.restore_and_compare()
+        line = {"scenario": str(scenario), "strategy": order, "found": found.counts()}
+        record_property("torture", json.dumps({**line, "wrong": len(found.wrong)}))
         print(found)  # noqa: T201 - shown when the test fails
         return found, compare(app.dsn, app.store, scenario)
 
@@ -240,8 +246,9 @@ FAST = {
     "fence": [replace(_CALM, seed=106, order="in-transaction", fenced=True, shards=4)],
     "lock": [replace(_CALM, seed=107, keys="int", link="payload")],
     "keyless": [replace(_CALM, seed=108, versioned=False, lag=Lag(slow=0.4))],
+    "naive": [replace(_CALM, seed=109, writes_per_second=300)],
 }
-_SHARES = {"capture": 1.0, "fence": 0.25, "lock": 0.25, "keyless": 0.1}
+_SHARES = {"capture": 1.0, "fence": 0.25, "lock": 0.25, "keyless": 0.1, "naive": 0.1}
 
 
 def drawn(seed: int, kind: str) -> Scenario:
@@ -291,7 +298,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What all runs together left on the re-embed list, and why."""
+    """What all runs together found, left on the re-embed list, and why."""
     lines = [
         json.loads(str(value))
         for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
@@ -303,17 +310,30 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.section("torture")
     for strategy in sorted({line["strategy"] for line in lines}):
         runs = [line for line in lines if line["strategy"] == strategy]
-        wrong = sum(line["wrong"] for line in runs)
-        reembed = sum(line["reembed"] for line in runs)
-        empty = sum(not line["reembed"] for line in runs)
-        reasons: dict[str, int] = {}
-        for line in runs:
-            for reason, count in line["reasons"].items():
-                reasons[reason] = reasons.get(reason, 0) + count
-        terminalreporter.write_line(
-            f"{strategy}: {len(runs)} runs, {wrong} wrong pairs, {reembed} rows to re-embed "
-            f"{reasons or ''}, {empty} runs with none, longest pause "
-            f"{max(line['paused_ms'] for line in runs)} ms"
-        )
+        terminalreporter.write_line(f"{strategy}: {len(runs)} runs, {_anomalies(runs)}")
+        if "reembed" in runs[0]:
+            terminalreporter.write_line(f"{strategy}: {_to_reembed(runs)}")
     if path := os.environ.get("TORTURE_REPORT"):
         Path(path).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+
+def _anomalies(runs: list[dict[str, Any]]) -> str:
+    """Wrong keys a run, mean / most, by kind."""
+
+    def figure(kind: str) -> str:
+        counts = [run["found"][kind] for run in runs]
+        return f"{kind} {sum(counts) / len(counts):.1f} / {max(counts)}"
+
+    wrong = sum(run["wrong"] for run in runs)
+    return f"{wrong} wrong pairs: " + ", ".join(map(figure, runs[0]["found"]))
+
+
+def _to_reembed(runs: list[dict[str, Any]]) -> str:
+    reasons: Counter[str] = Counter()
+    for run in runs:
+        reasons.update(run["reasons"])
+    empty = sum(not run["reembed"] for run in runs)
+    return (
+        f"{sum(reasons.values())} rows to re-embed {dict(reasons) or ''}, {empty} runs with none, "
+        f"longest pause {max(run['paused_ms'] for run in runs)} ms"
+    )

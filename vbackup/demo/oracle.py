@@ -69,8 +69,12 @@ class Comparison:
             | self.wrong_vector
         )
 
+    def counts(self) -> dict[str, int]:
+        """How many keys there are of each kind."""
+        return {kind: len(getattr(self, kind)) for kind in _KINDS}
+
     def __str__(self) -> str:
-        found = ", ".join(f"{kind} {len(getattr(self, kind))}" for kind in _KINDS)
+        found = ", ".join(f"{kind} {count}" for kind, count in self.counts().items())
         return f"{self.rows} rows ({self.live} live), {self.points} points: {found}"
 
 
