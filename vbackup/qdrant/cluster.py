@@ -71,10 +71,6 @@ class Cluster:
             lambda node: node.call(method, path, body, params=params, attempts=attempts)
         )
 
-    def read(self, path: str, body: object) -> bytes:
-        """The same for a POST that only reads, and whose answer is long."""
-        return self.any(lambda node: node.read(path, body))
-
     def up(self, ask: Callable[[Node], T]) -> dict[Node, T]:
         """The answers of all nodes that are up; at least one. Raises Unreachable."""
         answers: dict[Node, T] = {}

@@ -1,10 +1,10 @@
-"""Qdrant's and httpx's failures, turned into vbackup's once, the most specific first."""
+"""Qdrant's and HTTP's failures, turned into vbackup's once, the most specific first."""
 
 from __future__ import annotations
 
 import ssl
+from http.client import UnknownProtocol
 
-import httpx
 import msgspec
 
 from vbackup.errors import (
@@ -16,22 +16,23 @@ from vbackup.errors import (
     Unreachable,
     VbackupError,
 )
+from vbackup.qdrant.wire import NotConnected
 
 _REACH = "check that Qdrant runs there and that [qdrant] url or nodes names it"
 _TLS = "set [qdrant] ca_file to the CA that signed the server's certificate"
 
 
 def of_transport(error: Exception, what: str, location: str) -> VbackupError:
-    """The request never got a whole answer: an exception of httpx or of the standard library."""
+    """The request never got a whole answer: an exception of the standard library."""
     cause = _tls_cause(error)
     if isinstance(cause, ssl.SSLCertVerificationError):
         return Failed(f"{location}: certificate not trusted ({cause.verify_message})", hint=_TLS)
     if isinstance(cause, ssl.SSLError):
         hint = "write http:// in [qdrant] url if the server does not use TLS"
         return Failed(f"{location}: TLS failed ({cause.reason or cause})", hint=hint)
-    if isinstance(error, httpx.UnsupportedProtocol):
+    if isinstance(error, UnknownProtocol):
         return Failed(f"{location}: not an http:// or https:// URL", hint=_REACH)
-    if isinstance(error, (httpx.ReadTimeout, httpx.WriteTimeout, TimeoutError)):
+    if isinstance(error, TimeoutError) and not isinstance(error, NotConnected):
         hint = "raise [qdrant] timeout, or look at the server's load"
         return Unreachable(f"Qdrant at {location} did not answer {what} in time", hint=hint)
     reason = str(error) or type(error).__name__

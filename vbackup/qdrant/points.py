@@ -176,7 +176,7 @@ class LivePoints:
         most = body["limit"]
         with ThreadPoolExecutor(1, thread_name_prefix="scroll") as pool:
             limit = min(most, FIRST_PAGE)
-            raw = pool.submit(self._cluster.read, path, body | {"limit": limit}).result()
+            raw = pool.submit(self._ask, path, body | {"limit": limit}).result()
             while True:
                 answer = Answer(projection, raw)
                 if answer.start is None:
@@ -184,7 +184,7 @@ class LivePoints:
                     return
                 limit = next_limit(len(raw), answer.points(limit), most)
                 following = body | {"limit": limit, "offset": answer.start}
-                pending = pool.submit(self._cluster.read, path, following)
+                pending = pool.submit(self._ask, path, following)
                 del raw
                 yield answer.block()
                 del answer

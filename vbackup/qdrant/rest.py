@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
+from http import HTTPStatus
 from http.client import HTTPException, HTTPResponse
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
-import httpx
 import msgspec
 
 from vbackup import redact
@@ -19,7 +19,7 @@ from vbackup.ports import Clock
 from vbackup.qdrant import failures
 from vbackup.qdrant.download import open_stream
 from vbackup.qdrant.liveness import watched
-from vbackup.qdrant.wire import Wire, direct
+from vbackup.qdrant.wire import Transport, Wire, direct
 
 ATTEMPTS = 4
 GREETING = 20.0
@@ -48,14 +48,10 @@ class Node:
         self._tls = _tls(options)
         if options.api_key:
             redact.register(options.api_key.get_secret_value())
-        self._client = self._connect(options.timeout)
-        wire = Wire(self._url, self._headers(), options.timeout, self._tls, clock)
-        self._wire = wire if direct(url, local=self._local) else None
+        self._transport = self._connect()
 
     def close(self) -> None:
-        self._client.close()
-        if self._wire:
-            self._wire.close()
+        self._transport.close()
 
     def get(self, path: str) -> Any:
         """The `result` of a GET."""
@@ -86,19 +82,10 @@ class Node:
     ) -> bytes:
         """The answer's raw bytes. Requests that are not idempotent pass `attempts=1`."""
         content = None if body is None else msgspec.json.encode(body)
-        return self._tried(lambda: self._once(method, path, content, params, timeout), attempts)
-
-    def read(self, path: str, body: object) -> bytes:
-        """The raw answer to a POST that only reads: long pages, many of them."""
-        if self._wire is None:
-            return self.call("POST", path, body)
-        wire, content = self._wire, msgspec.json.encode(body)
-        return self._tried(lambda: self._read_once(wire, path, content), ATTEMPTS)
-
-    def _tried(self, ask: Callable[[], bytes], attempts: int) -> bytes:
+        target = path + ("?" + urlencode(_text(params)) if params else "")
         for attempt in range(1, attempts + 1):
             try:
-                return ask()
+                return self._once(method, path, target, content, timeout or self._options.timeout)
             except _Retry as retry:
                 if attempt == attempts:
                     raise retry.error from retry.error.__cause__
@@ -121,9 +108,14 @@ class Node:
         self, path: str, content: Iterator[bytes], headers: dict[str, str], params: Params
     ) -> None:
         """A long POST of a body that cannot be repeated."""
+        import httpx
+
+        from vbackup.qdrant.pooled import connected, standard
+
         what = f"POST {path}"
+        patience = self._options.recover_timeout
         with (
-            self._connect(self._options.recover_timeout) as client,
+            connected(self._headers(), self._tls, patience, local=self._local) as client,
             watched(self.greet, self._options.timeout) as request,
         ):
             try:
@@ -137,8 +129,8 @@ class Node:
             except httpx.TransportError as error:
                 if request.given_up:
                     raise failures.hangs(self.location, what) from error
-                raise failures.of_transport(error, what, self.location) from error
-        if response.status_code != httpx.codes.OK:
+                raise failures.of_transport(standard(error), what, self.location) from error
+        if response.status_code != HTTPStatus.OK:
             raise failures.of_status(response.status_code, response.content, what, self.location)
 
     def foreign(self, method: str, path: str) -> VbackupError:
@@ -149,62 +141,32 @@ class Node:
         )
 
     def _once(
-        self,
-        method: str,
-        path: str,
-        content: bytes | None,
-        params: Params | None,
-        timeout: float | None,
+        self, method: str, path: str, target: str, content: bytes | None, timeout: float
     ) -> bytes:
         what = f"{method} {path}"
         try:
-            response = self._client.request(
-                method,
-                self._url + path,
-                content=content,
-                params=_text(params),
-                headers={"content-type": "application/json"} if content is not None else None,
-                timeout=timeout or self._options.timeout,
-            )
-        except httpx.TransportError as error:
-            translated = failures.of_transport(error, what, self.location)
-            if what == "GET /" and isinstance(error, httpx.TimeoutException):
-                translated = failures.hangs(self.location)
-            if translated.retryable and not isinstance(error, httpx.TimeoutException):
-                raise _Retry(translated, None) from error
-            raise translated from error
-        return self._accepted(response.status_code, response.headers, response.content, what)
-
-    def _read_once(self, wire: Wire, path: str, content: bytes) -> bytes:
-        what = f"POST {path}"
-        try:
-            answer = wire.post(path, content)
+            answer = self._transport.request(method, target, content, timeout)
         except (OSError, HTTPException) as error:
             translated = failures.of_transport(error, what, self.location)
-            if translated.retryable and not isinstance(error, TimeoutError):
+            late = isinstance(error, TimeoutError)
+            if late and what == "GET /":
+                translated = failures.hangs(self.location)
+            if translated.retryable and not late:
                 raise _Retry(translated, None) from error
             raise translated from error
-        return self._accepted(answer.status, answer.headers, answer.body, what)
-
-    def _accepted(self, status: int, headers: Mapping[str, str], body: bytes, what: str) -> bytes:
-        if status == httpx.codes.OK:
-            return body
-        refused = failures.of_status(status, body, what, self.location)
+        if answer.status == HTTPStatus.OK:
+            return answer.body
+        refused = failures.of_status(answer.status, answer.body, what, self.location)
         if isinstance(refused, Unreachable):
-            raise _Retry(refused, _seconds(headers.get("retry-after")))
+            raise _Retry(refused, _seconds(answer.headers.get("retry-after")))
         raise refused
 
-    def _connect(self, timeout: float) -> httpx.Client:
-        return httpx.Client(
-            headers=self._headers(),
-            verify=self._tls,
-            timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0)),
-            # Qdrant closes idle connections after five seconds: leave them a little earlier.
-            limits=httpx.Limits(
-                max_connections=64, max_keepalive_connections=16, keepalive_expiry=4
-            ),
-            trust_env=not self._local,
-        )
+    def _connect(self) -> Transport:
+        if direct(self._url, local=self._local):
+            return Wire(self._url, self._headers(), self._tls, self._clock)
+        from vbackup.qdrant.pooled import Pooled
+
+        return Pooled(self._url, self._headers(), self._tls, local=self._local)
 
     def _headers(self) -> dict[str, str]:
         # Compression would cost more than it saves, and would hide a stream's first bytes.
@@ -248,9 +210,7 @@ def shown(url: str) -> str:
     return f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
 
 
-def _text(params: Params | None) -> dict[str, str] | None:
-    if params is None:
-        return None
+def _text(params: Params) -> dict[str, str]:
     return {k: str(v).lower() if isinstance(v, bool) else str(v) for k, v in params.items()}
 
 
