@@ -1,17 +1,21 @@
-"""Sets up structlog: one line an event on stderr, key=value or JSON, without secrets."""
+"""Sets up logs: one line an event on stderr, key=value or JSON (structlog), without secrets."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from typing import Literal
-
-import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
 from vbackup import redact
 
+if TYPE_CHECKING:
+    import structlog
+    from structlog.typing import EventDict, Processor, WrappedLogger
+
 LogFormat = Literal["text", "json"]
+FIELDS = "fields"
+"""The attribute of a log record (`extra`) that holds the fields of an event of vbackup's own."""
 
 
 def configure(format_: LogFormat = "text", verbosity: int = 0) -> None:
@@ -19,27 +23,42 @@ def configure(format_: LogFormat = "text", verbosity: int = 0) -> None:
 
     `verbosity`: -1 warnings only, 0 events, 1 details, 2 and more what libraries say too.
     """
-    structlog.configure(
-        processors=[*_shared(), structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        wrapper_class=structlog.make_filtering_bound_logger(_level(verbosity)),
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=False,
-    )
     handler = logging.StreamHandler(_Stderr())
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=_shared(),
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                _scrub,
-                _renderer(format_),
-            ],
-        )
-    )
+    handler.setFormatter(_Lines(format_))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.DEBUG if verbosity > 1 else logging.WARNING)
     logging.getLogger("vbackup").setLevel(_level(verbosity))
+
+
+class _Lines(logging.Formatter):
+    """Formats by structlog, which takes a tenth of a second to load: with the first line only,
+    as a run that is quiet has none."""
+
+    def __init__(self, format_: LogFormat) -> None:
+        super().__init__()
+        self._format = format_
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self._structured.format(record)
+
+    @cached_property
+    def _structured(self) -> structlog.stdlib.ProcessorFormatter:
+        import structlog
+
+        return structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[
+                _with_fields,
+                structlog.stdlib.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+                structlog.processors.format_exc_info,
+            ],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                _scrub,
+                _renderer(self._format),
+            ],
+        )
 
 
 def _level(verbosity: int) -> int:
@@ -48,15 +67,14 @@ def _level(verbosity: int) -> int:
     return logging.INFO if verbosity == 0 else logging.DEBUG
 
 
-def _shared() -> list[Processor]:
-    return [
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
-    ]
+def _with_fields(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
+    event.update(getattr(event["_record"], FIELDS, {}))
+    return event
 
 
 def _renderer(format_: LogFormat) -> Processor:
+    import structlog
+
     if format_ == "json":
         return structlog.processors.JSONRenderer(default=str)
     return structlog.processors.LogfmtRenderer(

@@ -41,12 +41,14 @@ def reporter(
 ) -> Reporter:
     """Where progress and notes go; sets up the logs of libraries too."""
     from vbackup.logs import configure
-    from vbackup.progress import LogReporter, TerminalReporter
+    from vbackup.progress import LogReporter
 
     configure(log_format, -1 if quiet else verbosity)
-    if terminal and not quiet and log_format == "text":
-        return TerminalReporter(clock)
-    return LogReporter(clock)
+    if not terminal or quiet or log_format != "text":
+        return LogReporter(clock)
+    from vbackup.bars import TerminalReporter
+
+    return TerminalReporter(clock)
 
 
 def object_store(config: RepositoryConfig, clock: Clock | None = None) -> ObjectStore:

@@ -35,7 +35,8 @@ ALLOWED: dict[str, frozenset[str]] = {
     "bare": VALUES | {"settings"},
     "passphrase": VALUES,
     "logs": VALUES,
-    "progress": VALUES,
+    "progress": VALUES | {"logs"},
+    "bars": VALUES | {"progress"},
     "fence": FLOOR,
     "repository": VALUES,
     "engine": VALUES | {"repository"},
@@ -46,7 +47,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "sandbox": VALUES,
     "operate": VALUES | {"engine", "repository", "wiring", "settings", "reconciling"},
     "wiring": VALUES
-    | {"engine", "repository", "settings", "passphrase", "logs", "progress"}
+    | {"engine", "repository", "settings", "passphrase", "logs", "progress", "bars"}
     | (ADAPTERS - {"operate", "sandbox"}),
     "discovering": VALUES | {"engine", "wiring", "postgres"},
     "restoring": VALUES | {"engine", "postgres", "qdrant", "wiring"},

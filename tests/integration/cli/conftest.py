@@ -12,7 +12,6 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
-import structlog
 
 from vbackup import redact
 from vbackup.cli.main import run
@@ -155,5 +154,4 @@ def vb(
     yield call
     root.handlers[:] = handlers
     root.setLevel(level)
-    structlog.reset_defaults()
     redact.forget()

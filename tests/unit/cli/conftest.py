@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 from vbackup import redact, wiring
 from vbackup.cli.main import run
@@ -100,7 +99,6 @@ def own_process_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterat
     root.handlers[:], level, own = before
     root.setLevel(level)
     ours.setLevel(own)
-    structlog.reset_defaults()
     redact.forget()
 
 

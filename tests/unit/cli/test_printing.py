@@ -15,11 +15,11 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
-import structlog
 from rich.console import Console
 from rich.progress import Progress
 
 from vbackup import logs, quantity, redact
+from vbackup.bars import AmountColumn, TerminalReporter
 from vbackup.cli.evidence import Evidence
 from vbackup.cli.jsonl import LineFile
 from vbackup.cli.junit import Case, write
@@ -30,7 +30,7 @@ from vbackup.clock import SystemClock
 from vbackup.errors import Failed, Refused, Usage
 from vbackup.model.finding import Finding, FindingKind
 from vbackup.ports import Reporter
-from vbackup.progress import AmountColumn, LogReporter, SilentReporter, TerminalReporter
+from vbackup.progress import LogReporter, SilentReporter
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
@@ -297,7 +297,8 @@ def test_log_lines_hold_no_secrets(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("text", 2)
     LogReporter(SystemClock()).note("dsn", value="postgresql://app:open-sesame@db/app")
     logging.getLogger("some.library").debug("sent open-sesame")
-    structlog.get_logger("vbackup.x").info("open-sesame", deep={"password": "hidden-one"})
+    fields = {"deep": {"password": "hidden-one"}}
+    logging.getLogger("vbackup.x").info("open-sesame", extra={logs.FIELDS: fields})
     said = capsys.readouterr().err
     assert len(said.splitlines()) == 3
     assert "sesame" not in said
