@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -13,18 +14,22 @@ import msgspec
 from vbackup.errors import Failed, Unreachable
 
 _PAGE = 1_000
+_TLS = httpx.create_ssl_context()
+"""One for all: reading the certificates takes longer than hundreds of requests."""
 
 
 class VectorStore:
     """One collection. Thread-safe. Raises Failed when Qdrant refuses, Unreachable when it is
-    not there."""
+    not there.
+
+    Every thread has a client of its own: httpcore's pool closes connections that it takes for
+    idle, also one that another thread was just given
+    (https://github.com/encode/httpcore/issues/1110)."""
 
     def __init__(self, url: str, collection: str, *, api_key: str = "") -> None:
-        headers = {"api-key": api_key} if api_key else {}
-        limits = httpx.Limits(max_connections=40, max_keepalive_connections=40)
-        self._client = httpx.Client(
-            base_url=url, headers=headers, timeout=60.0, limits=limits, trust_env=False
-        )
+        self._own = threading.local()
+        self._lock = threading.Lock()
+        self._clients: list[httpx.Client] = []
         self._url, self._api_key = url, api_key
         self.collection = collection
         self._path = f"/collections/{collection}"
@@ -41,7 +46,21 @@ class VectorStore:
         self.close()
 
     def close(self) -> None:
-        self._client.close()
+        with self._lock:
+            for client in self._clients:
+                client.close()
+
+    @property
+    def _client(self) -> httpx.Client:
+        client: httpx.Client | None = getattr(self._own, "client", None)
+        if client is None:
+            headers = {"api-key": self._api_key} if self._api_key else {}
+            client = self._own.client = httpx.Client(
+                base_url=self._url, headers=headers, timeout=60.0, verify=_TLS, trust_env=False
+            )
+            with self._lock:
+                self._clients.append(client)
+        return client
 
     def sibling(self, name: str) -> VectorStore:
         """Another collection of the same server, with connections of its own."""

@@ -1,4 +1,7 @@
-"""The Qdrant deployment that is backed up: `vbackup.ports.PointSource`."""
+"""The Qdrant deployment that is backed up: `vbackup.ports.PointSource`.
+
+What only backups need is imported where it is used: a reconcile starts without it.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,8 @@ from vbackup.model.link import Link
 from vbackup.ports import Clock, PointReader, PointStoreFacts, ShardRef, ShardSpool
 from vbackup.qdrant.catalog import store_facts
 from vbackup.qdrant.cluster import Cluster
-from vbackup.qdrant.offline import open_spools
 from vbackup.qdrant.points import LivePoints
 from vbackup.qdrant.sample import sample
-from vbackup.qdrant.shards import start_spool
 
 
 class QdrantSource:
@@ -52,6 +53,8 @@ class QdrantSource:
 
     def spool(self, shard: ShardRef, directory: Path) -> ShardSpool:
         """Start streaming one shard snapshot into a new file below `directory`."""
+        from vbackup.qdrant.shards import start_spool
+
         safe = re.sub(r"[^A-Za-z0-9_-]+", "_", shard.collection)[:80]
         path = directory / f"{safe}-{shard.id}-{next(self._numbers)}.snapshot"
         node = self._cluster.node(shard.node)
@@ -82,4 +85,6 @@ class QdrantSource:
         self, spools: Sequence[ShardSpool], directory: Path
     ) -> AbstractContextManager[PointReader]:
         """The collections as these finished spools hold them. Raises what a spool failed with."""
+        from vbackup.qdrant.offline import open_spools
+
         return open_spools(spools, directory)
