@@ -85,6 +85,36 @@ def test_no_command_needs_a_driver_to_explain_itself() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+SERVICES = ("apscheduler", "prometheus_client", "jinja2", "redis", "moto")
+OTHER_STORES = ("boto3", "botocore", "qdrant_client")
+DISPLAYS = ("rich", "pygments", "structlog")
+NEEDLESS = {
+    "list": (*SERVICES, *OTHER_STORES, *DISPLAYS, "psycopg", "httpx", "asyncio"),
+    "prune --dry-run": (*SERVICES, *OTHER_STORES, "psycopg", "httpx"),
+    "check": (*SERVICES, *OTHER_STORES, *DISPLAYS, "httpx"),
+    "reconcile -q": (*SERVICES, *OTHER_STORES, *DISPLAYS, "httpx", "cryptography", "pyfastcdc"),
+    "backup -q": (*SERVICES, *OTHER_STORES, *DISPLAYS, "httpx"),
+}
+
+
+@pytest.mark.parametrize("line", NEEDLESS)
+def test_a_command_loads_only_what_it_uses(config_file: Path, line: str) -> None:
+    """Off a terminal, a repository in a directory, servers that nobody runs."""
+    program = (
+        "import sys; from vbackup.cli.main import run; from vbackup.cli.session import Session;"
+        "from tests.faults import ManualClock;"
+        "session = Session(); session.clock = ManualClock(); before = set(sys.modules);"
+        "code = run(sys.argv[1:], session);"
+        f"print(code, *[n for n in {NEEDLESS[line]!r} if n in set(sys.modules) - before])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *line.split(), "--config", str(config_file)],
+        capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": "."},
+    )  # fmt: skip
+    code, *loaded = done.stdout.splitlines()[-1].split()
+    assert (code in {"0", "1", "4"}, loaded) == (True, []), done.stderr
+
+
 def test_help_shows_every_command_and_every_exit_code(vb: Run) -> None:
     shown = vb("--help")
     assert shown.code == 0
