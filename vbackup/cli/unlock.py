@@ -10,11 +10,13 @@ from vbackup.cli import options
 from vbackup.cli.output import emit
 from vbackup.cli.screen import Screen
 from vbackup.cli.session import Session
-from vbackup.errors import Locked
+from vbackup.errors import Locked, Usage
 from vbackup.wiring import open_repository
 
 if TYPE_CHECKING:
     from vbackup.repository.lease import Claim
+
+NAMES = ("writer", "pruner", "reader", "scheduler", "keys", "check")
 
 
 @options.command("unlock", short_help="Remove a stale lease, after showing who held it.")
@@ -24,12 +26,14 @@ if TYPE_CHECKING:
 @options.pass_session
 def command(session: Session, name: str | None, yes: bool, force: bool) -> None:
     """Remove a stale lease, after showing who held it. NAME is one of writer, pruner, reader,
-    scheduler, keys; without it all of them.
+    scheduler, keys, check; without it all of them.
 
     A lease is stale when its holder has shown no sign of life for minutes, or was a process of
     this machine that is gone. A holder whose lease is removed stops before it changes anything;
     a reader goes on, and a prune may then remove what he reads.
     """
+    if name is not None and name not in NAMES:
+        raise Usage(f"no lease is called {name!r}", hint=f"there are {', '.join(NAMES)}")
     repository = open_repository(session.repository_config, session.clock)
     claims = repository.holders(name or "")
     removable = [claim for claim in claims if claim.stale or force]

@@ -189,7 +189,8 @@ def _unlock(header: Header, passphrase: str | None, where: str) -> tuple[Reposit
         if passphrase is None:
             raise Denied(
                 f"the repository at {where} is encrypted and no passphrase was given",
-                hint="set repository.passphrase, passphrase_file or passphrase_command",
+                hint="set repository.passphrase, passphrase_file or passphrase_command, or give"
+                " --passphrase-file",
             )
         found, slot = keys.unwrap(header.slots, passphrase)
         return found, slot.id

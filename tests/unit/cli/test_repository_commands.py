@@ -210,6 +210,13 @@ def test_a_lost_index_is_rebuilt(vb: Run, two: object, tmp_path: Path) -> None:
 # ---------------------------------------------------------------- unlock
 
 
+def test_a_misspelt_lease_is_not_taken_for_a_free_one(vb: Run, config_file: Path) -> None:
+    told = vb("unlock", "wrtier")
+    assert told.code == 2
+    assert "no lease is called 'wrtier'" in told.err
+    assert "writer, pruner" in told.err
+
+
 def test_unlock_of_nothing(vb: Run, config_file: Path) -> None:
     assert vb("unlock", "--json").json == {
         "schema": "vbackup.unlock/1", "ok": True, "removed": [], "kept": []
