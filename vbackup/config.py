@@ -190,6 +190,7 @@ class LinkConfig(Section):
     rows: tuple[RowsConfig, ...] = Field(min_length=1)
     point: PointConfig = PointConfig()
     not_live: Literal["delete", "keep"] = "delete"
+    immutable: bool = False
     vectors: LinkVectorsConfig | None = None
 
     @model_validator(mode="before")

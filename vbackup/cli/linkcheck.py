@@ -107,6 +107,11 @@ def _vectors(probe: VectorProbe) -> str:
 def _unversioned(target: Target) -> str:
     if target.link.vectors:
         return "set rows.version and vectors.version: without them stale vectors are not found"
+    if any(source.sql for source in target.link.rows):
+        return (
+            "set rows.version and point.version, or immutable where a key's text never changes:"
+            " of a query's rows without a version a restore keeps no point"
+        )
     return "set rows.version and point.version: without them a backup is best effort"
 
 
@@ -126,7 +131,7 @@ def matched(target: Target, rows: CandidateWatermark, points: PointReader) -> st
     text = f"{found:,} of {len(refs):,} sampled references have their row"
     if not found:
         raise Attention(text, f"correct rows.key or {other} of the link")
-    if not link.keyed:
+    if not link.exact:
         raise Attention(f"{text}; no version on both sides", _unversioned(target))
     return text
 

@@ -88,14 +88,20 @@ def guard(manifest: Manifest, lines: Iterator[PatchLine]) -> None:
     deletes: Counter[str] = Counter(
         line.collection for line in lines if isinstance(line, Delete) and line.reason != "replaced"
     )
-    points = {c.name: c.points for c in manifest.qdrant.collections} if manifest.qdrant else {}
-    for collection, count in deletes.items():
-        if count > max(RUNAWAY_FLOOR, RUNAWAY_SHARE * points.get(collection, 0)):
-            raise Refused(
-                f"the patch of {manifest.id} deletes {count} of {points.get(collection, 0)} points"
-                f" of {collection!r}",
-                hint="look at the links first (vbackup show); --force restores all the same",
-            )
+    collections = manifest.qdrant.collections if manifest.qdrant else ()
+    for text in runaways(deletes, {found.name: found.points for found in collections}):
+        raise Refused(
+            f"the patch of {manifest.id} {text}",
+            hint="look at the links first (vbackup show); --force restores all the same",
+        )
+
+
+def runaways(removals: Mapping[str, int], points: Mapping[str, int]) -> Iterator[str]:
+    """What is said of each collection that would lose more than a tenth of its points."""
+    for collection, count in removals.items():
+        total = points.get(collection, 0)
+        if count > max(RUNAWAY_FLOOR, RUNAWAY_SHARE * total):
+            yield f"deletes {count:,} of {total:,} points of {collection!r}"
 
 
 def apply_patch(

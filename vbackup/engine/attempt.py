@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vbackup.engine import describe
+from vbackup.engine.apply import runaways
 from vbackup.engine.authority import Authority
 from vbackup.engine.capture import Capturer, ImageStore
 from vbackup.engine.cuts import ShardCuts, broken, follow
@@ -256,6 +257,7 @@ class Attempt:
             reasons=dict(patch.reasons),
             rows_digest=authority.digests if authority else {},
         )
+        self._warn_of_runaways(patch)
         listings = authority.listings if authority else {}
         with self._reporter.step("store row listings") as step:
             self.rows = tuple(
@@ -266,6 +268,13 @@ class Attempt:
                 )
                 for name, listed in listings.items()
             )
+
+    def _warn_of_runaways(self, patch: PatchFile) -> None:
+        """A restore will refuse such a patch: that has to be known now, not then."""
+        points = {c.name: c.points for c in self._store.collections} if self._store else {}
+        for text in runaways(patch.removals, points):
+            self.warnings.append(f"the patch {text}: a restore will ask for --force")
+            self._reporter.warn(self.warnings[-1], reembed=dict(patch.reasons))
 
     def _store_cache(self) -> None:
         if self._pair.cache:

@@ -93,7 +93,7 @@ class Authority:
             result = comparison.finish()
             for batch in batches(result.findings, BATCH):
                 self._decide(target, batch)
-            if not link.keyed:
+            if not link.exact:
                 for keys in _batches(self.changed.keys(link), BATCH):
                     self._verify_unkeyed(target, keys)
             self.digests[link.name] = result.digest
@@ -129,7 +129,7 @@ class Authority:
 
     def _suspect(self, target: Target, key: str) -> bool:
         """Whether an unkeyed row changed around the cuts: then its points prove nothing."""
-        return not target.link.keyed and self.changed.has(target.link, key)
+        return not target.link.exact and self.changed.has(target.link, key)
 
     def _verify_unkeyed(self, target: Target, keys: Sequence[str]) -> None:
         """Rows that changed around the cuts and say no version: only a captured image will do."""
@@ -197,9 +197,10 @@ class Authority:
                 self._give_up(target, row, found[row.key])
 
     def _fits(self, target: Target, row: _Row, images: Sequence[Image]) -> bool:
-        if not target.link.keyed or row.version is None:
-            return False
-        if common_version(target.link, images) != normal(row.version):
+        if target.link.keyed:
+            if row.version is None or common_version(target.link, images) != normal(row.version):
+                return False
+        elif not target.link.immutable or not images:
             return False
         if target.link.cardinality == "one":
             return True
@@ -304,7 +305,7 @@ class Authority:
             return "overtaken"
         if not self.changed.has(target.link, row.key):
             return "drift"
-        return "unverifiable" if wanted is None else "unindexed"
+        return "unindexed" if target.link.exact else "unverifiable"
 
     def _delete(self, finding: Finding, reason: DeleteReason | None = None) -> None:
         if finding.point is None:

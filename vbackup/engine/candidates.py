@@ -126,8 +126,8 @@ class Race:
         return candidate
 
     def look(self) -> None:
-        """Look for points; unkeyed ones also need to see that their rows stayed the same."""
-        if all(link.keyed for link in self.links):
+        """Look for points; unversioned ones also need to see that their rows stayed the same."""
+        if all(link.exact for link in self.links):
             self.capturer.poll()
         else:
             self.capturer.tick()

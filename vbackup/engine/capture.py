@@ -256,7 +256,7 @@ class Capturer:
             key
             for (name, key), wanted in self.wanted.items()
             if name == link.name
-            and (link.keyed or (wanted.since <= latest and (name, key) not in self.proposals))
+            and (link.exact or (wanted.since <= latest and (name, key) not in self.proposals))
         )
         return list(islice(due, POLL_BATCH))
 
@@ -272,13 +272,13 @@ class Capturer:
                 self.wanted[slot] = wanted
 
     def _accept(self, link: Link, key: str, images: list[Image], wanted: Wanted) -> bool:
-        if not link.keyed:
+        if not link.exact:
             if images:
                 now = self.clock.monotonic()
                 self.proposals[link.name, key] = Proposal(wanted.version, images, now)
             return False
-        version = common_version(link, images)
-        if version is None:
+        version = common_version(link, images) if link.keyed else wanted.version
+        if version is None or not images:
             return False
         if newer(version, wanted.version):
             self.past[link.name, key] = version

@@ -42,7 +42,7 @@ def watermark(chosen: Chosen, targets: Sequence[Target], *, alone: bool = False)
 def _exactness(targets: Sequence[Target]) -> Exactness:
     if not targets:
         return "unlinked"
-    return "exact" if all(target.link.keyed for target in targets) else "best-effort"
+    return "exact" if all(target.link.exact for target in targets) else "best-effort"
 
 
 def postgres(records: RecordSource, dumps: Sequence[DumpArtifact]) -> PostgresPart:

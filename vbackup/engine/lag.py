@@ -31,6 +31,7 @@ class LagReport:
     waiting: list[float] = field(default_factory=list)
     changed: int = 0
     ahead: int = 0
+    immutable: bool = False
 
     def quantile(self, share: float) -> float:
         """A quantile of the lags; 0 when none was seen."""
@@ -63,7 +64,10 @@ class LagWatch:
         self._points = points
         self._targets = targets
         self._clock = clock
-        self._reports = {t.link.name: LagReport(t.link.name, t.link.keyed) for t in targets}
+        links = [target.link for target in targets]
+        self._reports = {
+            one.name: LagReport(one.name, one.keyed, immutable=one.immutable) for one in links
+        }
         self._awaited: dict[tuple[str, str], _Awaited] = {}
         self._suspects: dict[tuple[str, str], str] = {}
         self._known: dict[tuple[str, str], str] = {}
@@ -133,6 +137,8 @@ class LagWatch:
 
 def advice(report: LagReport, max_index_lag: float, lead_in: float) -> str:
     """What to do about what was seen; empty when the settings fit."""
+    if report.immutable and not report.keyed:
+        return ""
     if not report.keyed:
         return (
             "rows and points say no common version: the pair is best effort; mirror a version"

@@ -64,6 +64,7 @@ def _link(entry: LinkConfig) -> Link:
         must_not=dict(point.must_not),
         tenant=_path(point.tenant) if point.tenant else None,
         not_live=entry.not_live,
+        immutable=entry.immutable,
         vectors=VectorSource(**entry.vectors.model_dump()) if entry.vectors else None,
     )
 

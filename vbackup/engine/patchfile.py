@@ -27,6 +27,8 @@ class PatchFile:
         self.deletes = 0
         self.reembeds = 0
         self.reasons: Counter[str] = Counter()
+        self.removals: Counter[str] = Counter()
+        """By collection, the points that go and that no other point of their row replaces."""
 
     def add(self, line: PatchLine) -> None:
         """Append one line."""
@@ -34,6 +36,7 @@ class PatchFile:
         match line:
             case Delete():
                 self.deletes += 1
+                self.removals[line.collection] += line.reason != "replaced"
             case Upsert():
                 self.upserts += 1
             case Reembed():

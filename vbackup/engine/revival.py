@@ -48,7 +48,7 @@ class Revival:
     def revive(self, target: Target, findings: Sequence[Finding]) -> set[str]:
         """Bring back what these findings (missing, stale, ahead, wrong_count) need; the keys
         whose points are right now."""
-        if not target.link.keyed:
+        if not target.link.exact:
             return set()  # nothing says that the backup's point fits the row
         rows = self.reread.rows(target, findings)
         states = {key: state for key, state in row_states(rows).items() if state.live}
@@ -156,7 +156,8 @@ def row_states(rows: RowBlock) -> dict[str, RowState]:
 
 def _fits(target: Target, row: RowState, points: Sequence[tuple[str, Point]]) -> bool:
     """Whether these are the row's points: all of its version, as many as belong to it."""
-    if row.version is None or not points:
+    keyed = target.link.keyed
+    if not points or (keyed and row.version is None):
         return False
     if any(collection not in target.collections for collection, _ in points):
         return False
@@ -164,4 +165,4 @@ def _fits(target: Target, row: RowState, points: Sequence[tuple[str, Point]]) ->
         return False
     if row.count is not None and target.link.cardinality == "many" and len(points) != row.count:
         return False
-    return all(same(version_of(target.link, point), row.version) for _, point in points)
+    return not keyed or all(same(version_of(target.link, p), row.version) for _, p in points)

@@ -82,7 +82,7 @@ class WatermarkSearch:
         self._clock = clock
         self._links = [target.link for target in capturer.targets]
         # A row that says no version is suspect for as long as its point may be late.
-        self._unkeyed = any(not link.keyed for link in self._links)
+        self._unkeyed = any(not link.exact for link in self._links)
         patience = options.max_index_lag if self._unkeyed else 0.0
         self._lead_in = max(options.lead_in, patience)
         budget = options.budget + 2.5 * patience
@@ -170,7 +170,7 @@ class WatermarkSearch:
         if self._unkeyed:
             self._reporter.note(
                 "a link says no version: waiting out max_index_lag before and after the cuts",
-                links=",".join(link.name for link in self._links if not link.keyed),
+                links=",".join(link.name for link in self._links if not link.exact),
                 each=f"{self._lead_in:g}s",
             )
         while self._unkeyed and self._clock.monotonic() < until:

@@ -114,7 +114,8 @@ class Link:
 
     `ref` is empty when the point id is the row's key; otherwise one payload path a key part.
     With `vectors` the points are vectors that pgvector keeps in the database itself, and
-    `collection` is just their name.
+    `collection` is just their name. `immutable`: a key's text never changes, another text is
+    another key (a hash of it); then any point of a key is the right one.
     """
 
     name: str
@@ -128,6 +129,7 @@ class Link:
     tenant: PayloadPath | None = None
     not_live: Literal["delete", "keep"] = "delete"
     vectors: VectorSource | None = None
+    immutable: bool = False
 
     @property
     def by_id(self) -> bool:
@@ -148,3 +150,9 @@ class Link:
     def keyed(self) -> bool:
         """Whether both sides say a version, so that content can be compared exactly."""
         return self.point_versions and self.row_versions
+
+    @property
+    def exact(self) -> bool:
+        """Whether it can be told which row version a point was made of: both sides say one, or
+        there is only one."""
+        return self.keyed or self.immutable

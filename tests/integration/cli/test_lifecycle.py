@@ -12,6 +12,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from vbackup.engine import apply
+
 pytestmark = pytest.mark.integration
 
 Run = Callable[..., Any]
@@ -129,6 +131,27 @@ def test_a_backup_that_is_refused_says_why(vb: Run, pair: Any, config_file: Path
     shown = vb("backup", "--json")
     assert (shown.code, shown.json["error"]["name"]) == (5, "not-found")
     assert vb("backup", "--dry-run").code == 4
+
+
+def test_a_patch_that_a_restore_would_refuse_is_told_by_the_backup(
+    vb: Run, pair: Any, config_file: Path, monkeypatch: Any
+) -> None:
+    """A link that claims too much, found out now and not in the night of the restore."""
+    monkeypatch.setattr(apply, "RUNAWAY_FLOOR", 30)
+    vb("init")
+    assert vb("--json", "backup").json["warnings"] == []
+
+    right = 'version = "version" }'
+    wrong = 'version = "version", where = "id <= 100" }'
+    config_file.write_text(config_file.read_text().replace(right, wrong, 1))
+    told = vb("--json", "backup")
+    refused = vb("restore")
+
+    text = f"the patch deletes 200 of 300 points of {pair.collection!r}"
+    assert told.code == 0
+    assert told.json["warnings"] == [f"{text}: a restore will ask for --force"]
+    assert refused.code == 4
+    assert "deletes 200 of 300 points" in refused.err
 
 
 @pytest.mark.parametrize("tag", ["env", "=x"])

@@ -62,6 +62,7 @@ class World:
     slow_cuts: bool = False
     reused_ids: int = 0
     late_rows: float = 0.0
+    query: bool = False
     commits: list[tuple[float, str, Row]] = field(default_factory=list)
     held: set[str] = field(default_factory=set)
     held_ever: list[set[str]] = field(default_factory=list)
@@ -106,6 +107,10 @@ class World:
         roll = self.random.random()
         count = 1 if self.link.cardinality == "one" else self.random.randrange(1, 4)
         row = Row(self.xid + 1, self.versions, live=roll > 0.1, count=count)
+        if self.link.immutable:
+            row = replace(row, version=int(key) + 1)
+            if self.link.cardinality == "many":
+                row = replace(row, count=1 + int(key) % 3)
         if roll > 0.85:
             row = replace(row, version=None)
         if self.random.random() < self.point_first:
@@ -216,11 +221,13 @@ class WorldClock:
             self._world.step()
 
 
-def row_block(link: Link, rows: dict[str, Row]) -> RowBlock:
-    """Rows as an adapter gives them; without a version key, the transaction is the identity."""
+def row_block(link: Link, rows: dict[str, Row], *, query: bool = False) -> RowBlock:
+    """Rows as an adapter gives them; without a version key, the transaction is the identity,
+    and a query's rows have none."""
+    said = [str(row.version if link.keyed else row.xid) for row in rows.values()]
     return RowBlock(
         keys=list(rows),
-        versions=[str(row.version if link.keyed else row.xid) for row in rows.values()],
+        versions=None if query else said,
         live=[row.live for row in rows.values()],
         counts=[row.count for row in rows.values()],
     )
@@ -243,20 +250,24 @@ class WorldSnapshot:
 
     def rows(self, link: Link) -> Iterator[RowBlock]:
         self._world.step()
-        yield row_block(link, self._world.table_at(self.xid))
+        yield row_block(link, self._world.table_at(self.xid), query=self._world.query)
 
     def lookup(self, link: Link, keys: Sequence[str]) -> RowBlock:
         self._world.step()
         table = self._world.table_at(self.xid)
-        return row_block(link, {key: table[key] for key in keys if key in table})
+        found = {key: table[key] for key in keys if key in table}
+        return row_block(link, found, query=self._world.query)
 
     def changed(self, link: Link, base: str) -> Iterator[RowBlock]:
         self._world.step()
         table = self._world.table_at(self.xid)
-        yield row_block(link, {k: r for k, r in table.items() if self._fed(k, r, int(base))})
+        found = {k: r for k, r in table.items() if self._fed(k, r, int(base))}
+        yield row_block(link, found, query=self._world.query)
 
     def _fed(self, key: str, row: Row, base: int) -> bool:
         """Whether the change feed tells of a row; what it misses, it always misses."""
+        if self._world.query:
+            return True  # nothing tells which of its rows have changed
         rolled = random.Random(f"{self._world.seed} {key} {row.xid}").random()
         return row.xid > base and rolled >= self._world.feed_misses
 

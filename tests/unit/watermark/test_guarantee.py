@@ -290,6 +290,33 @@ def test_without_versions_it_is_exact_too_when_points_come_before_their_rows(
         assert outcome.wrong() == [], f"seed {seed}"
 
 
+@pytest.mark.parametrize("query", [False, True], ids=["table", "query"])
+@pytest.mark.parametrize("link", [UNKEYED, UNKEYED_MANY], ids=["one", "many"])
+@pytest.mark.parametrize("strategy", ["capture", "lock", "fence"])
+def test_of_keys_whose_text_never_changes_only_points_without_rows_go(
+    kit: Any, tmp_path: Path, link: Link, strategy: Strategy, query: bool
+) -> None:
+    """Keys that are hashes: no version is needed, whatever the lag, and nothing is waited for."""
+    listed = 0
+    for seed in range(12):
+        world = kit.world(
+            replace(link, immutable=True), seed, shards=2, point_first=0.5, query=query
+        )
+        outcome = Outcome(kit, world, tmp_path / str(seed), strategy)
+        assert outcome.wrong() == [], f"seed {seed}"
+        assert world.now < 30, "it waited for the index lag"
+        listed += len(outcome.reembed)
+    assert listed < 12 * 8
+
+
+def test_of_a_query_without_versions_no_point_survives(kit: Any, tmp_path: Path) -> None:
+    """Nothing tells which of its rows have changed: why `immutable` is worth saying."""
+    world = kit.world(UNKEYED, 1, query=True)
+    outcome = Outcome(kit, world, tmp_path, max_lag=0.3)
+    assert outcome.wrong() == []
+    assert outcome.restored == {}
+
+
 def test_without_versions_a_longer_lag_than_configured_is_silently_wrong(
     kit: Any, tmp_path: Path
 ) -> None:
