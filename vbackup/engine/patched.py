@@ -7,17 +7,18 @@ that was lost), so it is kept on disk; in memory is one number a patched point.
 from __future__ import annotations
 
 import weakref
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import compress, islice
+from itertools import islice
 from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
+from vbackup.engine import fingerprints
+from vbackup.engine.fingerprints import INT, U64, UUID, Bools, spread
 from vbackup.engine.keysets import scratch_database
 from vbackup.model.blocks import PointBlock, PointId
+from vbackup.model.columns import picked
 from vbackup.model.link import Link
 from vbackup.model.patch import Delete, PatchLine, Upsert
 from vbackup.ports import PointReader
@@ -47,14 +48,12 @@ class _Edits:
             " PRIMARY KEY (link, collection, key, id)) WITHOUT ROWID"
         )
         self._indexed: set[tuple[str, str]] = set()
-        hashes: dict[str, array[int]] = {}
+        hashes: dict[str, list[U64]] = {}
         for lines in _batches(line for line in patch if isinstance(line, Delete | Upsert)):
-            for line in lines:
-                hashes.setdefault(line.collection, array("q")).append(hash(line.id))
+            for name, ids in _by_collection(lines).items():
+                hashes.setdefault(name, []).append(_hashes(ids))
             self._keep(lines)
-        self._hashes = {
-            name: np.sort(np.frombuffer(found, np.int64)) for name, found in hashes.items()
-        }
+        self._hashes = {name: np.sort(np.concatenate(found)) for name, found in hashes.items()}
 
     def _keep(self, lines: Sequence[Delete | Upsert]) -> None:
         self._db.execute("BEGIN")
@@ -69,17 +68,19 @@ class _Edits:
         )
         self._db.execute("COMMIT")
 
-    def touched(self, collection: str, ids: Sequence[PointId]) -> list[bool]:
-        """Which of these points the patch deletes or writes anew."""
+    def touched(self, collection: str, ids: Sequence[PointId]) -> Bools:
+        """Which of these points the patch deletes or writes anew.
+
+        The hashes rule out nearly all of them; only for the others is an id made and looked up."""
         known = self._hashes.get(collection)
         if known is None or not ids:
-            return [False] * len(ids)
-        hashes: npt.NDArray[np.int64] = np.fromiter(map(hash, ids), np.int64, len(ids))
+            return np.zeros(len(ids), np.bool_)
+        hashes = _hashes(ids)
         places = np.searchsorted(known, hashes).clip(max=len(known) - 1)
-        maybe = known[places] == hashes
-        return [
-            bool(m) and self._has(collection, point) for m, point in zip(maybe, ids, strict=True)
-        ]
+        found: Bools = known[places] == hashes
+        for at in np.flatnonzero(found).tolist():
+            found[at] = self._has(collection, ids[at])
+        return found
 
     def _has(self, collection: str, point: PointId) -> bool:
         query = "SELECT 1 FROM point WHERE collection = ? AND id = ?"
@@ -162,7 +163,7 @@ class PatchedPoints:
     def _without(self, collection: str, block: PointBlock) -> PointBlock:
         """Without the points that the patch deletes or writes anew."""
         touched = self._edits.touched(collection, block.ids)
-        return _masked(block, [not one for one in touched]) if any(touched) else block
+        return _masked(block, ~touched) if touched.any() else block
 
 
 def _name(point: PointId) -> str:
@@ -179,12 +180,26 @@ def _batches(lines: Iterator[Delete | Upsert]) -> Iterator[list[Delete | Upsert]
         yield batch
 
 
-def _masked(block: PointBlock, mask: Sequence[bool]) -> PointBlock:
+def _by_collection(lines: Iterable[Delete | Upsert]) -> dict[str, list[PointId]]:
+    found: dict[str, list[PointId]] = {}
+    for line in lines:
+        found.setdefault(line.collection, []).append(line.id)
+    return found
+
+
+def _hashes(ids: Sequence[PointId]) -> U64:
+    """Hashes of ids, the same whatever they stand beside."""
+    prints = fingerprints.ids(ids)
+    kind = np.where(prints.kind == INT, INT, UUID).astype(np.uint8)
+    return spread(kind, prints.hi, prints.lo)
+
+
+def _masked(block: PointBlock, mask: Bools) -> PointBlock:
     return PointBlock(
-        ids=list(compress(block.ids, mask)),
-        refs=list(compress(block.refs, mask)),
-        versions=None if block.versions is None else list(compress(block.versions, mask)),
-        tenants=None if block.tenants is None else list(compress(block.tenants, mask)),
+        ids=picked(block.ids, mask),
+        refs=picked(block.refs, mask),
+        versions=None if block.versions is None else picked(block.versions, mask),
+        tenants=None if block.tenants is None else picked(block.tenants, mask),
     )
 
 

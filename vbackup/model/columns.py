@@ -7,13 +7,16 @@ takes the arrays. Making a text of each would cost more than comparing them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import overload
+from itertools import compress
+from typing import TypeVar, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 I64 = NDArray[np.int64]
 U64 = NDArray[np.uint64]
+
+T = TypeVar("T")
 
 
 class Integers(Sequence[str]):
@@ -113,6 +116,17 @@ def uuid_text(hi: int, lo: int) -> str:
     """The canonical text of a UUID given by its halves."""
     text = f"{hi:016x}{lo:016x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def picked(column: Sequence[T], mask: NDArray[np.bool_]) -> Sequence[T]:
+    """The items that the mask marks; numbers and UUIDs stay what they are."""
+    if isinstance(column, Integers):
+        return cast("Sequence[T]", Integers(column.values[mask]))
+    if isinstance(column, Numbers):
+        return cast("Sequence[T]", Numbers(column.values[mask]))
+    if isinstance(column, Uuids):
+        return cast("Sequence[T]", Uuids(column.hi[mask], column.lo[mask]))
+    return list(compress(column, mask.tolist()))
 
 
 def _same(column: Sequence[object], other: object) -> bool:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from itertools import compress
+from random import Random
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vbackup.model.columns import Integers, Numbers, Uuids
+from vbackup.model.columns import Integers, Numbers, Uuids, picked
 
 
 def integers(values: list[int]) -> tuple[Sequence[object], list[object]]:
@@ -46,6 +48,16 @@ def test_they_read_like_lists(both: tuple[Sequence[object], list[object]], part:
     assert column != [*expected, "more"]
     with pytest.raises(IndexError):
         column[len(expected)]
+
+
+@given(COLUMNS, st.randoms())
+def test_some_items_of_them(both: tuple[Sequence[object], list[object]], rng: Random) -> None:
+    column, listed = both
+    mask = np.array([rng.random() < 0.5 for _ in listed], np.bool_)
+    expected = list(compress(listed, mask.tolist()))
+    assert picked(column, mask) == expected
+    assert picked(listed, mask) == expected
+    assert type(picked(column, mask)) is type(column)
 
 
 def test_what_they_are_not_equal_to() -> None:

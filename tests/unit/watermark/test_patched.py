@@ -6,15 +6,18 @@ import gc
 import tracemalloc
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 
 from vbackup.engine.apply import Reembeds, expected_keys
 from vbackup.engine.keysets import KeySets
 from vbackup.engine.patched import PatchedPoints
 from vbackup.model.blocks import PointBlock, PointId
+from vbackup.model.columns import Numbers, Uuids
 from vbackup.model.link import Link, PayloadPath, RowSource
 from vbackup.model.patch import Delete, PatchLine, Reembed, Upsert
 
@@ -58,6 +61,27 @@ class Points:
         return self.block([i for i, p in self.held.items() if p["key"] in keys])
 
 
+class Packed(Points):
+    """The same, its ids in columns of numbers and of UUIDs, as shards give them."""
+
+    def block(self, ids: Iterable[PointId]) -> PointBlock:
+        return replace(found := super().block(ids), ids=packed(found.ids))
+
+    def points(self, link: Link, collection: str) -> Iterator[PointBlock]:
+        for kind in (int, str):
+            ids = [i for i in self.held if isinstance(i, kind)]
+            for start in range(0, len(ids), 7):
+                yield self.block(ids[start : start + 7])
+
+
+def packed(ids: Sequence[PointId]) -> Sequence[PointId]:
+    if all(isinstance(i, int) for i in ids):
+        return Numbers(np.array(ids, np.uint64))
+    if all(isinstance(i, str) for i in ids):
+        return Uuids.of_bytes(b"".join(uuid.UUID(str(i)).bytes for i in ids))
+    return ids
+
+
 def content(*blocks: PointBlock) -> list[tuple[Any, ...]]:
     return sorted(
         (
@@ -73,8 +97,9 @@ def upsert(point: PointId, payload: dict[str, Any], collection: str = "docs") ->
     return Upsert(collection, "docs", str(payload.get("key")), "1", point, [1.0], payload)
 
 
+@pytest.mark.parametrize("reader", [Points, Packed])
 @pytest.mark.parametrize("seed", range(20))
-def test_it_reads_as_if_the_patch_had_been_applied(seed: int) -> None:
+def test_it_reads_as_if_the_patch_had_been_applied(seed: int, reader: type[Points]) -> None:
     rng = Random(seed)
     names: list[PointId] = [*range(20), 2**63 + 5, 2**64 - 1]
     names += [str(uuid.UUID(int=rng.getrandbits(128))) for _ in range(20)]
@@ -94,7 +119,7 @@ def test_it_reads_as_if_the_patch_had_been_applied(seed: int) -> None:
             wanted.pop(line.id, None)
         elif isinstance(line, Upsert) and line.collection == "docs":
             wanted[line.id] = line.payload
-    after, points = Points(wanted), PatchedPoints(Points(held), patch, project)
+    after, points = Points(wanted), PatchedPoints(reader(held), patch, project)
 
     assert content(*points.points(LINK, "docs")) == content(*after.points(LINK, "docs"))
     some = rng.sample(names, 15)
