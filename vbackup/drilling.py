@@ -149,7 +149,7 @@ class _Grounds:
         from vbackup.qdrant.target import QdrantTarget
 
         points = stack.enter_context(closing(QdrantTarget(qdrant, self._clock)))
-        return points, stack.enter_context(closing(Neighbours(qdrant, self._clock)))
+        return points, stack.enter_context(closing(Neighbours(qdrant)))
 
 
 def _version(config: PostgresConfig) -> str:

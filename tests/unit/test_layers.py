@@ -79,7 +79,7 @@ ALLOWED: dict[str, frozenset[str]] = {
 # stand for the user's own program.
 DRIVERS: dict[str, frozenset[str]] = {
     "psycopg": frozenset({"postgres", "demo", "fence"}),
-    "qdrant_client": frozenset({"qdrant"}),
+    "qdrant_client": frozenset({"qdrant", "demo"}),
     "qdrant_edge": frozenset({"qdrant"}),
     "httpx": frozenset({"qdrant", "demo"}),
     "boto3": frozenset({"storage"}),

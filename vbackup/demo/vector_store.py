@@ -1,17 +1,23 @@
-"""The application's own client of Qdrant: plain REST, as a small web application would write it."""
+"""The application's own client of Qdrant: it writes over plain REST, as a busy worker would, and
+reads with Qdrant's client, which shares nothing with vbackup's way of reading."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx
 import msgspec
+from qdrant_client import QdrantClient, models
+from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
 
 from vbackup.errors import Failed, Unreachable
+
+T = TypeVar("T")
 
 _PAGE = 1_000
 _TLS = httpx.create_ssl_context()
@@ -49,6 +55,8 @@ class VectorStore:
         with self._lock:
             for client in self._clients:
                 client.close()
+        if "_reader" in self.__dict__:
+            self._reader.close()
 
     @property
     def _client(self) -> httpx.Client:
@@ -61,6 +69,20 @@ class VectorStore:
             with self._lock:
                 self._clients.append(client)
         return client
+
+    @cached_property
+    def _reader(self) -> QdrantClient:
+        # It keeps no connection, so that threads may share it.
+        headers = {"api-key": self._api_key} if self._api_key else {}
+        return QdrantClient(
+            url=self._url,
+            timeout=60,
+            check_compatibility=False,
+            metadata=headers,
+            verify=_TLS,
+            trust_env=False,
+            limits=httpx.Limits(max_keepalive_connections=0),
+        )
 
     def sibling(self, name: str) -> VectorStore:
         """Another collection of the same server, with connections of its own."""
@@ -103,17 +125,24 @@ class VectorStore:
             self.call("POST", path, {"points": list(ids)})
 
     def count(self) -> int:
-        found = self.call("POST", f"{self._path}/points/count", {"exact": True})
-        return int(found["count"])
+        return self._read(lambda client: client.count(self.collection)).count
 
     def scroll(self) -> Iterator[list[dict[str, Any]]]:
         """Every point with payload and vector, page by page, in id order."""
-        offset: object = None
+        offset: Any = None
         while True:
-            body = {"limit": _PAGE, "with_payload": True, "with_vector": True, "offset": offset}
-            found = self.call("POST", f"{self._path}/points/scroll", body)
-            yield found["points"]
-            offset = found["next_page_offset"]
+            asked = partial(
+                QdrantClient.scroll,
+                collection_name=self.collection,
+                limit=_PAGE,
+                offset=offset,
+                with_vectors=True,
+            )
+            found, offset = self._read(asked)
+            yield [
+                {"id": point.id, "payload": point.payload, "vector": point.vector}
+                for point in found
+            ]
             if offset is None:
                 return
 
@@ -121,16 +150,27 @@ class VectorStore:
         self, vector: Sequence[float], limit: int, *, section: str = ""
     ) -> list[dict[str, Any]]:
         """The nearest points, exactly (no index), best first; with their scores and payload."""
-        body: dict[str, object] = {
-            "query": list(vector),
-            "limit": limit,
-            "with_payload": True,
-            "params": {"exact": True},
-        }
-        if section:
-            body["filter"] = {"must": [{"key": "section", "match": {"value": section}}]}
-        found = self.call("POST", f"{self._path}/points/query", body)
-        return list(found["points"])
+        where = models.FieldCondition(key="section", match=models.MatchValue(value=section))
+        asked = partial(
+            QdrantClient.query_points,
+            collection_name=self.collection,
+            query=list(vector),
+            limit=limit,
+            query_filter=models.Filter(must=[where]) if section else None,
+            search_params=models.SearchParams(exact=True),
+        )
+        return [
+            {"id": point.id, "score": point.score, "payload": point.payload}
+            for point in self._read(asked).points
+        ]
+
+    def _read(self, ask: Callable[[QdrantClient], T]) -> T:
+        try:
+            return ask(self._reader)
+        except UnexpectedResponse as error:
+            raise Failed(f"Qdrant answered {error.status_code} to a read") from error
+        except ApiException as error:
+            raise Unreachable(f"no answer from Qdrant to a read: {error}") from error
 
     def download_snapshot(self, file: Path) -> None:
         """A collection snapshot as one file; removed from the server again."""

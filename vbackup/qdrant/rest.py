@@ -45,7 +45,7 @@ class Node:
         self._clock = clock
         self._url = url.rstrip("/")
         self._local = urlsplit(url).hostname in LOOPBACK
-        self._tls = _tls(options)
+        self._tls = tls_context(options)
         if options.api_key:
             redact.register(options.api_key.get_secret_value())
         self._transport = self._connect()
@@ -185,7 +185,8 @@ class _Retry(Exception):
         self.after = after
 
 
-def _tls(options: QdrantConfig) -> ssl.SSLContext:
+def tls_context(options: QdrantConfig) -> ssl.SSLContext:
+    """Whom to trust. Raises Usage when there is no such file."""
     try:
         context = ssl.create_default_context(cafile=options.ca_file)
     except OSError as error:

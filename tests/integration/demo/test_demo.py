@@ -55,6 +55,8 @@ def test_the_pair_is_destroyed_restored_and_proven(place: Path) -> None:
     assert after["rows"] == told["rows"] > 1_000
     assert after["points"] > 1_000
     assert after["missing"] == told["reembed"]
+    finished = told["drift"]["after_reembed"] or after
+    assert finished["missing"] == 0
     assert {after[kind] for kind in ("orphans", "stale", "ahead", "wrong_vector")} == {0}
     usual = told["drift"]["usual_script"]
     assert sum(usual[kind] for kind in ("missing", "orphans", "stale", "ahead")) > 0

@@ -357,7 +357,7 @@ def by_atheris(arguments: list[str]) -> None:
 
     # Not `instrument_all`: what the libraries do is not looked for, and costs most of the time.
     for found in gc.get_objects():
-        if isinstance(found, FunctionType) and found.__module__.startswith("vbackup."):
+        if isinstance(found, FunctionType) and str(found.__module__).startswith("vbackup."):
             atheris.instrument_func(found)
     atheris.Setup([sys.argv[0], *arguments], attack)
     atheris.Fuzz()
