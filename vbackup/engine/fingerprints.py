@@ -132,14 +132,20 @@ def integers(keys: list[str]) -> I64 | None:
     ends = np.flatnonzero(codes == 10)
     if len(ends) != len(keys):
         return None
-    starts = np.concatenate(([0], ends[:-1] + 1))
+    return integers_at(codes, np.concatenate(([0], ends[:-1] + 1)), ends)
+
+
+def integers_at(codes: U8, starts: I64, ends: I64) -> I64 | None:
+    """The same of the texts at these places, with no digit between them."""
+    if not len(ends):
+        return np.zeros(0, np.int64)
     negative = codes[starts] == 45
     starts = starts + negative
     lengths = ends - starts
     if lengths.min() < 1 or lengths.max() > 18:
         return None
     digits = codes - np.uint8(48)
-    if np.count_nonzero(digits < 10) != len(codes) - len(ends) - np.count_nonzero(negative):
+    if np.count_nonzero(digits < 10) != lengths.sum():
         return None
     if np.any((digits[starts] == 0) & ((lengths > 1) | negative)):
         return None
@@ -164,11 +170,17 @@ def uuids(keys: list[str]) -> tuple[U64, U64] | None:
     text = "".join(keys)
     if len(text) != 36 * len(keys) or not text.isascii():
         return None
-    codes = np.frombuffer(text.encode(), np.uint8).reshape(-1, 36)
+    if any(len(key) != 36 for key in keys):
+        return None
+    return uuids_of(np.frombuffer(text.encode(), np.uint8).reshape(-1, 36))
+
+
+def uuids_of(codes: U8) -> tuple[U64, U64] | None:
+    """The same of a table of 36 bytes a text."""
     if not (codes[:, _DASHES] == 45).all():
         return None
     nibbles = _NIBBLE[codes[:, _HEX]]
-    if (nibbles == 255).any() or any(len(key) != 36 for key in keys):
+    if (nibbles == 255).any():
         return None
     packed = (nibbles[:, 0::2] << 4) | nibbles[:, 1::2]
     halves = np.ascontiguousarray(packed).view(">u8").astype(np.uint64)

@@ -8,11 +8,13 @@ SQL that only a server can evaluate. One JSON line a block (docs/format.md, sect
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import compress
 from pathlib import Path
 
 import msgspec
 
+from vbackup.engine.listedcolumns import said, whole, written
 from vbackup.errors import Damaged, NotFound
 from vbackup.model.blocks import RowBlock
 from vbackup.model.link import Link
@@ -20,14 +22,15 @@ from vbackup.ports import RowReader
 
 READ_BLOCK = 1 << 20
 # Columns of numbers and of UUIDs are stored as the texts that they read like.
-_encoder = msgspec.json.Encoder(enc_hook=list)
+_encoder = msgspec.json.Encoder(enc_hook=written)
+_NULL = msgspec.Raw(b"null")
 
 
 class _Line(msgspec.Struct):
     """A RowBlock as it is stored: columns that the link does not have are null."""
 
-    keys: list[str]
-    versions: list[str | None] | None = None
+    keys: msgspec.Raw
+    versions: msgspec.Raw = _NULL
     live: list[bool] | None = None
     counts: list[int | None] | None = None
     tenants: list[str | None] | None = None
@@ -81,22 +84,15 @@ class StoredRows:
             )
         for number, line in enumerate(_lines(stream), 1):
             try:
-                found = _decoder.decode(line)
-            except msgspec.MsgspecError as error:
+                block = _block(line)
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 raise Damaged(f"row listing of {link.name!r}, line {number}: {error}") from error
-            yield RowBlock(
-                found.keys,
-                found.versions,
-                found.live,
-                found.counts,
-                found.tenants,
-                found.collections,
-            )
+            yield block
 
     def lookup(self, link: Link, keys: Sequence[str]) -> RowBlock:
         """See ports.RowReader; reads the whole listing."""
         wanted = set(keys)
-        found = _Line([])
+        found = _Found()
         for block in self.rows(link):
             mask = [key in wanted for key in block.keys]
             if any(mask):
@@ -106,7 +102,31 @@ class StoredRows:
         )
 
 
-def _extend(into: _Line, block: RowBlock, mask: Sequence[bool]) -> None:
+def _block(line: bytes) -> RowBlock:
+    found = _decoder.decode(line)
+    return RowBlock(
+        whole(bytes(found.keys)),
+        said(bytes(found.versions)),
+        found.live,
+        found.counts,
+        found.tenants,
+        found.collections,
+    )
+
+
+@dataclass(slots=True)
+class _Found:
+    """The rows of a lookup so far."""
+
+    keys: list[str] = field(default_factory=list)
+    versions: list[str | None] | None = None
+    live: list[bool] | None = None
+    counts: list[int | None] | None = None
+    tenants: list[str | None] | None = None
+    collections: list[str | None] | None = None
+
+
+def _extend(into: _Found, block: RowBlock, mask: Sequence[bool]) -> None:
     into.keys += compress(block.keys, mask)
     for name in ("versions", "live", "counts", "tenants", "collections"):
         column = getattr(block, name)

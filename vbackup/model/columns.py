@@ -18,6 +18,9 @@ U64 = NDArray[np.uint64]
 
 T = TypeVar("T")
 
+_TEXT = 36
+_DIGITS = [at for at in range(_TEXT) if at not in (8, 13, 18, 23)]
+
 
 class Integers(Sequence[str]):
     """The decimal texts of signed 64-bit integers."""
@@ -90,11 +93,19 @@ class Uuids(Sequence[str]):
         halves = np.frombuffer(raw, ">u8").reshape(-1, 2).astype(np.uint64)
         return cls(halves[:, 0].copy(), halves[:, 1].copy())
 
+    def codes(self) -> NDArray[np.uint8]:
+        """Their canonical texts as a table of bytes, 36 a row."""
+        raw = np.stack([self.hi, self.lo], axis=1).astype(">u8").tobytes()
+        table = np.full((len(self), _TEXT), ord("-"), np.uint8)
+        table[:, _DIGITS] = np.frombuffer(raw.hex().encode(), np.uint8).reshape(-1, 32)
+        return table
+
     def __len__(self) -> int:
         return len(self.lo)
 
     def __iter__(self) -> Iterator[str]:
-        return map(uuid_text, self.hi.tolist(), self.lo.tolist())
+        texts = self.codes().tobytes().decode("ascii")
+        return (texts[at : at + _TEXT] for at in range(0, len(texts), _TEXT))
 
     @overload
     def __getitem__(self, at: int) -> str: ...
