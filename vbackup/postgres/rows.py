@@ -122,16 +122,19 @@ def _copy(connection: Connection, command: sql.Composed) -> Iterator[list[Buffer
         over = False
         while not over:
             rows: list[Buffer] = []
-            row: Buffer
-            while len(rows) < min(_JOINED_ROWS, BLOCK_ROWS):
+            keep = rows.append
+            # A million times: every name that is looked up and every call counts here.
+            for _ in range(min(_JOINED_ROWS, BLOCK_ROWS)):
                 size, row = received(1)
-                if size < 0:
-                    _ended(connection)
-                elif size or (row := copy.read()):
-                    rows.append(row)
-                    continue
-                over = True
-                break
+                if size > 0:
+                    keep(row)
+                elif size == 0 and (waited := copy.read()):
+                    keep(waited)
+                else:
+                    if size < 0:
+                        _ended(connection)
+                    over = True
+                    break
             yield rows
 
 

@@ -189,9 +189,21 @@ def read(
 
 
 def _windows(codes: Codes, at: Places, size: int) -> NDArray[np.uint8]:
-    """`size` bytes from each place on; other bytes where that would be past the end."""
+    """`size` bytes from each place on; other bytes where that would be past the end.
+
+    Where all records are of one length nothing is copied."""
     every = np.lib.stride_tricks.sliding_window_view(codes, size)
+    if at[-1] < len(every) and (step := _step(at)):
+        return every[at[0] : at[-1] + 1 : step]
     return every[np.minimum(at, len(every) - 1)]
+
+
+def _step(at: Places) -> int:
+    """The distance between places in even steps; 0 where the steps differ."""
+    if len(at) < 2:
+        return 0
+    step = int(at[1] - at[0])
+    return step if step > 0 and (at[1:] - at[:-1] == step).all() else 0
 
 
 def _spelled(codes: Codes, at: Places, text: bytes) -> bool:
@@ -201,7 +213,8 @@ def _spelled(codes: Codes, at: Places, text: bytes) -> bool:
 
 def _numbers(codes: Codes, at: Places) -> tuple[Integers, Places] | None:
     """Unsigned numbers of up to 18 digits at these places, and where they end."""
-    for width in _WIDTHS:
+    first = int((_windows(codes, at[:1], _WIDTHS[-1])[0] - np.uint8(_ZERO) > 9).argmax())
+    for width in (width for width in _WIDTHS if width > first):
         digits = _windows(codes, at, width) - np.uint8(_ZERO)
         other = digits > 9
         if other.any(axis=1).all():
