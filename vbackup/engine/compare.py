@@ -116,6 +116,7 @@ class Comparison:
         )
         self._found = ArraySpill(FOUND, self._directory / "findings", memory // 4)
         self._per_collection: set[bool] = set()
+        self._unversioned = False
 
     def __enter__(self) -> Comparison:
         return self
@@ -132,6 +133,8 @@ class Comparison:
         """Add rows; from any thread."""
         if len(block):
             self._per_collection.add(block.collections is not None)
+            if self._link.keyed and block.versions is None:
+                self._unversioned = True
             encoded = self._codec.rows(block)
             _add(encoded, self._lean_rows, self._rows)
 
@@ -168,6 +171,8 @@ class Comparison:
             self._found.add(merged.found)
         if conflicts:
             report.warnings.append(_conflict_warning(conflicts))
+        if self._unversioned:
+            report.warnings.append("rows say no version: those of their points are not compared")
         rows_digest, points_digest = (f"{a:016x}{b:016x}" for a, b in (digests[:2], digests[2:]))
         return ComparisonResult(report, rows_digest, points_digest, self._findings)
 

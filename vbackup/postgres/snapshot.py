@@ -10,7 +10,7 @@ from datetime import datetime
 
 from psycopg import sql
 
-from vbackup.errors import Failed
+from vbackup.errors import Failed, Usage
 from vbackup.model.blocks import RowBlock
 from vbackup.model.link import Link, RowSource
 from vbackup.ports import DumpStream
@@ -122,12 +122,17 @@ class SnapshotView:
             yield from self._feed.rows(connection, link, base, self._planner(connection))
 
     def resolve(self, links: Sequence[Link]) -> None:
-        """Look at every link's tables and expressions, so that a mistake shows before the work."""
+        """Look at every link's tables and expressions, so that a mistake shows before the work.
+
+        Raises Usage also for a query without the version that its link is said to compare: what
+        is called exact would compare nothing."""
         for link in links:
             doing = f"reading link {link.name}"
             with translated(doing, configured=True), self._session() as connection:
                 for source in link.rows:
-                    self._plan(connection, source)
+                    planned = self._plan(connection, source)
+                    if link.keyed and planned.version is None:
+                        raise _unversioned(link)
 
     def close(self) -> None:
         """End the transaction and the session; also the snapshot's life."""
@@ -176,6 +181,14 @@ class SnapshotView:
             yield connection
         finally:
             connection.close()
+
+
+def _unversioned(link: Link) -> Usage:
+    return Usage(
+        f"link {link.name}: its points say a version, and a query of its rows yields no column"
+        " version",
+        hint="select one in every sql of this link, or leave out point.version",
+    )
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -12,7 +13,7 @@ import pytest
 from psycopg import errors as pg
 
 from vbackup.errors import Failed, Refused, Unreachable, Usage
-from vbackup.model.link import Link, RowSource
+from vbackup.model.link import Link, PayloadPath, RowSource
 from vbackup.postgres import dump
 
 pytestmark = pytest.mark.integration
@@ -157,6 +158,18 @@ def test_a_mistake_in_a_link_shows_when_the_watermark_opens(
         count(candidate, wrong)
     assert count(candidate) == ROWS
     candidate.close()
+
+
+def test_a_query_without_the_version_that_is_compared_refuses_a_watermark(
+    pair: psycopg.Connection[Any], database: str, source: Any
+) -> None:
+    """The backup would be called exact, and compare no version at all."""
+    queries = ("SELECT id AS key, 1 AS version FROM documents", "SELECT id AS key FROM documents")
+    rows = tuple(RowSource(sql=text) for text in queries)
+    link = Link("wrong", "c", rows, version=PayloadPath(("v",)))
+    with pytest.raises(Usage, match=r"link wrong: .* yields no column version"):
+        source(database).candidate([link])
+    source(database).candidate([replace(link, version=None)]).close()
 
 
 def test_a_lost_connection_is_unreachable_and_can_be_tried_again(

@@ -380,6 +380,15 @@ def test_versions_that_only_one_side_says_are_not_compared(tmp_path: Path) -> No
             assert comparison.finish().report.clean
 
 
+def test_a_query_that_yields_no_version_is_told(tmp_path: Path) -> None:
+    link = Link("docs", "docs", (RowSource(sql="SELECT 1 AS key"),), version=PayloadPath(("v",)))
+    with Comparison(link, tmp_path) as comparison:
+        comparison.add_rows(RowBlock(["1"]))
+        comparison.add_points("docs", PointBlock([1], ["1"], versions=["7"]))
+        report = comparison.finish().report
+    assert report.warnings == ["rows say no version: those of their points are not compared"]
+
+
 def test_a_row_that_sources_repeat_counts_once_live_and_newest(comparison: Comparison) -> None:
     comparison.add_rows(RowBlock(["1", "2", "3"], ["1", "1", "1"], [True, True, False]))
     comparison.add_rows(RowBlock(["1", "2", "3"], ["1", "2", "9"], [True, False, False]))
