@@ -21,7 +21,7 @@ from vbackup.engine.restoreplan import RestoreOptions, RestorePlan, plan_restore
 from vbackup.engine.stopping import StopSwitch
 from vbackup.engine.switchstate import left_by_restores
 from vbackup.engine.vectors import OpenVectors, VectorPair
-from vbackup.errors import Refused, Unreachable, VbackupError
+from vbackup.errors import AlreadyExists, Refused, VbackupError
 from vbackup.model.blocks import Point
 from vbackup.model.link import Link
 from vbackup.model.manifest import Artifact, CollectionPart, Manifest
@@ -184,7 +184,7 @@ class Restore:
         for part in plan.parts:
             if self.points:
                 problems += self.points.preflight(part, plan.names[part.name], existing=False)
-        return problems
+        return list(dict.fromkeys(problems))
 
     # ------------------------------------------------------------ loading
 
@@ -349,11 +349,14 @@ class Restore:
 @contextmanager
 def _created(undo: list[Callable[[], None]], drop: Callable[[], None]) -> Iterator[None]:
     """Whatever is created in here is dropped by `undo`, also when a server that died never said
-    whether it had. Nothing of that name was there before; what somebody else made meanwhile is
-    refused as AlreadyExists, and is not ours to drop."""
+    whether it had, or what was made did not become what it should. Nothing of that name was there
+    before; what somebody else made meanwhile is refused as AlreadyExists, and is not ours to
+    drop."""
     try:
         yield
-    except Unreachable:
+    except AlreadyExists:
+        raise
+    except BaseException:
         undo.append(drop)
         raise
     undo.append(drop)

@@ -147,6 +147,21 @@ class Cluster:
         told = self.any(lambda node: node.get("/cluster"))
         return {int(peer): entry["uri"] for peer, entry in told.get("peers", {}).items()}
 
+    def lost_peers(self) -> list[str]:
+        """The addresses of members that do not answer, as the leader tells: followers also
+        remember failures of long ago. Empty when the leader is not among the nodes."""
+        told = self.up(lambda node: node.get("/cluster")).values()
+        answering = {one.get("peer_id") for one in told}
+        failing = {
+            uri
+            for one in told
+            if (one.get("raft_info") or {}).get("role") == "Leader"
+            for uri in one.get("message_send_failures") or {}
+        }
+        return sorted(
+            uri for peer, uri in self.peers().items() if uri in failing and peer not in answering
+        )
+
     def _told(self, name: str) -> dict[Node, dict[str, Any]]:
         path = collection_path(name, "cluster")
         return self.up(lambda node: node.get(path))

@@ -35,7 +35,8 @@ def _wait(problem: Callable[[], str], what: str, clock: Clock, timeout: float) -
         if clock.monotonic() >= deadline:
             raise Failed(
                 f"waited {timeout:.0f} s for {what}: {found}",
-                hint="look at the collection's /cluster page and the server's log, then try again",
+                hint="look at the collection's /cluster page (is a member down?) and the server's"
+                " log, then try again",
                 retryable=True,
             )
         clock.sleep(pause)

@@ -46,7 +46,19 @@ class QdrantTarget:
             problems.append(
                 f"collection {part.name!r} has shard keys: the target needs cluster mode"
             )
+        problems += self._lost(part)
         return problems
+
+    def _lost(self, part: CollectionPart) -> list[str]:
+        """Qdrant gives a lost member its share of a new collection, which then never is whole."""
+        replicas = len(part.shards) * int(part.config["params"].get("replication_factor") or 1)
+        if replicas < len(self._cluster.peers()):
+            return []
+        return [
+            f"member {uri} of the Qdrant cluster does not answer, and would get shards of the new"
+            " collections: start it, or remove it from the cluster (DELETE /cluster/peer/ID)"
+            for uri in self._cluster.lost_peers()
+        ]
 
     def create(self, part: CollectionPart, name: str) -> None:
         """Create the collection from its saved configuration, all but strict mode, which the

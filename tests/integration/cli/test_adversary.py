@@ -260,6 +260,22 @@ def test_the_live_names_are_not_taken_while_they_live(
     assert pair.collections() == before
 
 
+@pytest.mark.parametrize(
+    "step",
+    ["vbackup.qdrant.target.await_replicas", "vbackup.qdrant.collections.create_indexes"],
+    ids=["never active", "no index"],
+)
+def test_a_collection_that_did_not_become_whole_is_dropped_again(
+    vb: Run, pair: Any, server: Server, backed_up: str, monkeypatch: Any, step: str
+) -> None:
+    """It is there, and its creation has failed: a lost member never gets its share."""
+    with monkeypatch.context() as broken:
+        broken.setattr(step, fail)
+        assert vb("restore").code == 1
+    assert (set(server.databases()), copies(pair)) == ({server.live}, set())
+    assert vb("restore").code == 0
+
+
 def test_a_restore_that_one_side_fails_leaves_nothing(
     vb: Run, pair: Any, server: Server, backed_up: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

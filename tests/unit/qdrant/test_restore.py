@@ -18,6 +18,7 @@ from vbackup.qdrant.cluster import Cluster
 from vbackup.qdrant.collections import creation, differences
 from vbackup.qdrant.recover import placed
 from vbackup.qdrant.settle import settle_collection
+from vbackup.qdrant.target import QdrantTarget
 from vbackup.qdrant.write import delete_points, upsert_points
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -167,6 +168,41 @@ def test_settling_waits_for_one_thing_after_the_other(server: Any, cluster: Clus
     assert [r.json for r in server.asked("PATCH", "/collections/docs")] == [
         {"optimizers_config": {}}
     ]
+
+
+PEERS = {"1": {"uri": "http://a:1/"}, "2": {"uri": "http://b:1/"}, "3": {"uri": "http://c:1/"}}
+
+
+@pytest.mark.parametrize(
+    ("role", "failing", "shards", "lost"),
+    [
+        ("Leader", "http://c:1/", 2, "http://c:1/"),
+        ("Leader", "http://c:1/", 1, None),  # it may well be placed elsewhere
+        ("Leader", "http://b:1/", 2, None),  # it answers us
+        ("Follower", "http://c:1/", 2, None),  # followers remember failures of long ago
+        ("Leader", None, 2, None),
+    ],
+)
+def test_a_lost_member_of_the_cluster_is_told_before_anything_is_created(
+    servers: Any, role: str, failing: str | None, shards: int, lost: str | None
+) -> None:
+    nodes = [servers(), servers()]
+    for peer, node in enumerate(nodes, start=1):
+        node.on("GET", "/", (200, b'{"title": "qdrant", "version": "1.17.0"}', {}))
+        node.results("GET", "/aliases", {"aliases": []})
+        told = {"status": "enabled", "peer_id": peer, "peers": PEERS, "message_send_failures": {}}
+        if peer == 1:
+            told |= {"raft_info": {"role": role}}
+            told |= {"message_send_failures": {failing: {"count": 3}} if failing else {}}
+        node.results("GET", "/cluster", told)
+    target = QdrantTarget(QdrantConfig(nodes=tuple(node.url for node in nodes)), ManualClock())
+    try:
+        part = _part([None] * shards, replication_factor=2)
+        problems = target.preflight(part, "docs", existing=False)
+    finally:
+        target.close()
+    assert len(problems) == (lost is not None)
+    assert all(f"member {lost} of the Qdrant cluster" in problem for problem in problems)
 
 
 def test_settling_gives_up_and_says_what_is_missing(server: Any, cluster: Cluster) -> None:
