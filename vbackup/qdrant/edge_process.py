@@ -8,11 +8,13 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, TypeVar
 
 from vbackup.errors import Damaged, Failed
+from vbackup.model.blocks import PointId
 from vbackup.qdrant.edge_protocol import Answer, Open, Ready, Request, Trouble, receive_answer, send
 from vbackup.qdrant.unpack import unpack
 
@@ -20,6 +22,9 @@ COMMAND = (sys.executable, "-P", "-m", "vbackup.qdrant.edge_worker")
 ENVIRONMENT = {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}
 """Many arenas, and threads that nobody uses, would reserve addresses that the process' limit
 counts."""
+LARGE = 250_000
+"""Points from which on several processes read a shard faster than one: each has to load it."""
+LOG = "wal"
 ENDING = 10.0
 """Seconds for a process that closed its pipe to be gone."""
 
@@ -29,10 +34,15 @@ A = TypeVar("A", bound=Answer)
 class EdgeProcess:
     """Thread-safe: one request at a time. `close` ends the process and removes its files."""
 
-    def __init__(self, tar: Path, directory: Path, *, vectors: bool) -> None:
+    def __init__(
+        self, tar: Path, directory: Path, *, vectors: bool, twin: EdgeProcess | None = None
+    ) -> None:
+        """`twin` has unpacked the same shard already: its files are taken."""
         self._tar = tar
         self._directory = directory
         self._vectors = vectors
+        self._twin = twin
+        self._sample: Sequence[PointId] = ()
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._unpacked: Path | None = None
@@ -43,6 +53,18 @@ class EdgeProcess:
         with self._lock:
             process = self._process or self._start()
             return self._expect(process, request, expected)
+
+    def sample(self) -> Sequence[PointId]:
+        """Some ids in the order of a scan, when the shard is so large that it is worth reading by
+        several processes at once."""
+        with self._lock:
+            if self._process is None:
+                self._start()
+            return self._sample
+
+    def double(self) -> EdgeProcess:
+        """Another process for the same shard, with files of its own. `close` it first."""
+        return EdgeProcess(self._tar, self._directory, vectors=self._vectors, twin=self)
 
     def rest(self) -> None:
         """End the process but keep the unpacked files: the next request starts another."""
@@ -70,8 +92,18 @@ class EdgeProcess:
         if self._unpacked is None:
             # While the process gets ready.
             self._unpack(directory)
-        self._expect(process, Open(), Ready)
+        self._sample = self._expect(process, Open(LARGE), Ready).sample
         return process
+
+    def share(self, directory: Path) -> None:
+        """Put the unpacked files into another directory. Raises Failed."""
+        with self._lock:
+            if self._unpacked is None:
+                raise Failed(f"{self._tar.name} is not unpacked")
+            try:
+                shutil.copytree(self._unpacked, directory, copy_function=_share, dirs_exist_ok=True)
+            except (OSError, shutil.Error) as error:
+                raise Failed(f"cannot share {self._tar.name} in {directory}: {error}") from error
 
     def _made(self) -> Path:
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -79,7 +111,10 @@ class EdgeProcess:
 
     def _unpack(self, directory: Path) -> None:
         try:
-            unpack(self._tar, directory, vectors=self._vectors)
+            if self._twin:
+                self._twin.share(directory)
+            else:
+                unpack(self._tar, directory, vectors=self._vectors)
         except BaseException:
             self._end()
             shutil.rmtree(directory, ignore_errors=True)
@@ -138,3 +173,13 @@ class EdgeProcess:
         if self._log:
             self._log.close()
             self._log = None
+
+
+def _share(source: str, target: str) -> None:
+    """One name more for a file; a copy of what the engine wants to itself, its log, and of
+    everything where a file can have one name only. Other files it never writes in place."""
+    if Path(source).parent.name != LOG:
+        with suppress(OSError):
+            os.link(source, target)
+            return
+    shutil.copyfile(source, target)

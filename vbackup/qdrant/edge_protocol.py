@@ -24,15 +24,19 @@ _LENGTH = struct.Struct("<I")
 
 
 class Open(msgspec.Struct, frozen=True, tag=True):
-    """The shard's files are there: load them. The first request, and sent once."""
+    """The shard's files are there: load them. The first request, and sent once. Of `large` points
+    and more the answer brings a sample."""
+
+    large: int
 
 
 class Scan(msgspec.Struct, frozen=True, tag=True):
-    """One page of all points, from an id on, as the link reads them."""
+    """One page of all points, from an id on to before another, as the link reads them."""
 
     link: Link
     start: PointId | None
     limit: int
+    stop: PointId | None = None
 
 
 class Lookup(msgspec.Struct, frozen=True, tag=True):
@@ -118,9 +122,9 @@ def _unpacked(column: Sequence[T] | Array) -> Sequence[T] | Integers | Numbers |
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """The shard is loaded."""
+    """The shard is loaded. `sample`: some of its ids, in the order of a scan, if it is large."""
 
-    points: int
+    sample: list[PointId] = []
 
 
 class WholePoints(msgspec.Struct, frozen=True, tag=True):

@@ -10,6 +10,7 @@ import gc
 import os
 import resource
 import sys
+from bisect import bisect_left
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -42,6 +43,7 @@ from vbackup.qdrant.edge_protocol import (
 from vbackup.qdrant.projection import Payload, Projection
 
 GIB = 1 << 30
+SAMPLED = 256
 
 
 def main() -> None:
@@ -50,7 +52,7 @@ def main() -> None:
     answers = _own_stdout()
     # Nothing here makes cycles; looking for them costs a tenth of the time.
     gc.disable()
-    if not isinstance(receive_request(sys.stdin.buffer), Open):
+    if not isinstance(opened := receive_request(sys.stdin.buffer), Open):
         return
     _limit_memory(directory)
     try:
@@ -58,7 +60,7 @@ def main() -> None:
     except BaseException as error:  # noqa: BLE001 - panics and aborts are what it is for
         send(answers, _trouble(error))
         return
-    send(answers, shard.answer(Open()))
+    send(answers, shard.answer(opened))
     while (request := receive_request(sys.stdin.buffer)) is not None:
         send(answers, shard.answer(request))
         shard.look_ahead()
@@ -74,8 +76,14 @@ class Shard:
         self._next: Scan | None = None
         self._ahead: tuple[Scan, Columns] | None = None
 
-    def count(self) -> int:
-        return int(self._shard.count(qdrant_edge.CountRequest(exact=True)))
+    def sample(self, large: int) -> list[PointId]:
+        """Some ids, drawn by chance and in order; none of fewer points."""
+        ids: set[PointId] = set()
+        if self._shard.info().points_count >= large:
+            drawn = qdrant_edge.QueryRequest(limit=SAMPLED, query=qdrant_edge.Sample.Random)
+            with suppress(BaseException):  # without it, one process reads the shard
+                ids.update(_point_id(found.id) for found in self._shard.query(drawn))
+        return sorted(ids, key=order)
 
     def answer(self, request: Request) -> Answer:
         try:
@@ -87,7 +95,7 @@ class Shard:
                 return self._owned(request)
             if isinstance(request, Whole):
                 return self._whole(request)
-            return Ready(self.count())
+            return Ready(self.sample(request.large))
         except BaseException as error:  # noqa: BLE001 - the engine's panics are no Exceptions
             return _trouble(error)
 
@@ -104,7 +112,7 @@ class Shard:
             ahead[1] if ahead is not None and ahead[0] == request else self._page(request, None)
         )
         if columns.start is not None:
-            self._next = Scan(request.link, columns.start, request.limit)
+            self._next = Scan(request.link, columns.start, request.limit, request.stop)
         return columns
 
     def _owned(self, request: Owned) -> Columns:
@@ -123,7 +131,10 @@ class Shard:
                 with_vector=False,
             )
         )
-        return _columns(projection, records, None if start is None else _point_id(start))
+        following = None if start is None else _point_id(start)
+        if isinstance(request, Scan) and request.stop is not None:
+            records, following = _before(request.stop, records, following)
+        return _columns(projection, records, following)
 
     def _lookup(self, request: Lookup) -> Columns:
         projection = self._projection(request.link)
@@ -144,6 +155,16 @@ class Shard:
         return self._projections[key]
 
 
+def _before(
+    stop: PointId, records: list[Any], start: PointId | None
+) -> tuple[list[Any], PointId | None]:
+    """The part of a page that comes before an id, and where the next page starts, if one does."""
+    if start is not None and order(start) < order(stop):
+        return records, start
+    end = bisect_left(records, order(stop), key=lambda record: order(_point_id(record.id)))
+    return records[:end], None
+
+
 def _columns(projection: Projection, records: list[Any], start: PointId | None) -> Columns:
     ids = _point_ids([record.id for record in records])
     payloads: list[Payload] = (
@@ -158,7 +179,7 @@ def _point_ids(found: list[Any]) -> Sequence[PointId]:
     if kinds == {int}:
         return Numbers(np.fromiter(found, np.uint64, len(found)))
     if kinds == {UUID}:
-        return Uuids.of_bytes(b"".join([id_.bytes for id_ in found]))
+        return Uuids.of_bytes(b"".join([id_.int.to_bytes(16) for id_ in found]))
     return list(map(_point_id, found))
 
 
@@ -168,6 +189,11 @@ def _point_id(found: object) -> PointId:
 
 def _edge_id(id_: PointId) -> int | UUID | str:
     return UUID(id_) if isinstance(id_, str) else id_
+
+
+def order(id_: PointId) -> tuple[bool, PointId]:
+    """The order of a scan: numbers, then UUIDs."""
+    return isinstance(id_, str), id_
 
 
 def _vectors(found: object) -> object:

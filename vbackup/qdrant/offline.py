@@ -6,12 +6,14 @@ Qdrant's engine (`qdrant-edge-py`) opens the unpacked shards, each in a process 
 from __future__ import annotations
 
 import os
+import queue
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 from vbackup.errors import Failed, NotFound, Refused
@@ -26,6 +28,10 @@ from vbackup.qdrant.limits import MATCHED, PAGE, WHOLE
 from vbackup.qdrant.projection import Projection, by_reference, chosen, joined
 
 PAGE_OF_TEXTS = 1_000
+READERS = 4
+"""Processes for one shard at most: each holds its ids in memory."""
+PARTS = 2
+"""Ranges of ids for each of them: ids that only look evenly spread leave none idle for long."""
 PROCESSES = 16
 """Of more shards than this, those that were read to their end do without a process until they are
 asked again."""
@@ -86,9 +92,12 @@ class OfflinePoints:
 
     def points(self, link: Link, collection: str) -> Iterator[PointBlock]:
         """Every point that the link's filters admit, up to 10,000 a block, shards mixed."""
-        readers = [partial(self._scan, shard, link) for shard in self._of(collection)]
+        shards = self._of(collection)
+        cores = os.cpu_count() or 2
+        each = min(cores // max(1, len(shards)), READERS)
+        readers = [partial(self._scan, shard, link, each) for shard in shards]
         if readers:
-            yield from FanIn(readers, workers=os.cpu_count() or 2)
+            yield from FanIn(readers, workers=cores)
 
     def lookup(self, link: Link, collection: str, ids: Sequence[PointId]) -> PointBlock:
         """These points, as far as they exist and the link's filters admit them."""
@@ -130,11 +139,12 @@ class OfflinePoints:
                 found += [Point(id_, vector, payload) for id_, vector, payload in answer.points]
         return found
 
-    def _scan(self, shard: EdgeProcess, link: Link) -> Iterator[PointBlock]:
-        # JSON text may be long, and a page of it is in memory at once.
-        texts = any(path and not path.indexable for path in (*link.ref, link.version, link.tenant))
-        page = PAGE_OF_TEXTS if texts else PAGE
-        yield from _pages(shard, lambda start: Scan(link, start, page))
+    def _scan(self, shard: EdgeProcess, link: Link, processes: int) -> Iterator[PointBlock]:
+        sample = shard.sample() if processes > 1 else ()
+        if sample:
+            yield from _shared_out(shard, link, processes, sample)
+        else:
+            yield from _part(shard, link, None, None)
         if sum(map(len, self._shards.values())) > PROCESSES:
             shard.rest()
 
@@ -147,6 +157,44 @@ class OfflinePoints:
 
 def _owned(shard: EdgeProcess, link: Link, keys: list[str]) -> Iterator[PointBlock]:
     return _pages(shard, lambda start: Owned(link, keys, start, PAGE))
+
+
+def _shared_out(
+    shard: EdgeProcess, link: Link, processes: int, sample: Sequence[PointId]
+) -> Iterator[PointBlock]:
+    """The shard by so many processes, each taking one range of ids after the other."""
+    free: queue.SimpleQueue[EdgeProcess] = queue.SimpleQueue()
+
+    def part(start: PointId | None, stop: PointId | None) -> Iterator[PointBlock]:
+        process = free.get()
+        try:
+            yield from _part(process, link, start, stop)
+        finally:
+            free.put(process)
+
+    with ExitStack() as stack:
+        free.put(shard)
+        for _ in range(processes - 1):
+            free.put(stack.enter_context(closing(shard.double())))
+        bounds = [None, *_bounds(sample, processes * PARTS), None]
+        readers = [partial(part, start, stop) for start, stop in pairwise(bounds)]
+        yield from FanIn(readers, workers=processes)
+
+
+def _bounds(sample: Sequence[PointId], parts: int) -> list[PointId]:
+    """Ids that divide those of a sample into so many parts."""
+    places = range(1, parts)
+    return list(dict.fromkeys(sample[len(sample) * place // parts] for place in places))
+
+
+def _part(
+    process: EdgeProcess, link: Link, start: PointId | None, stop: PointId | None
+) -> Iterator[PointBlock]:
+    """All points from one id to before another."""
+    # JSON text may be long, and a page of it is in memory at once.
+    texts = any(path and not path.indexable for path in (*link.ref, link.version, link.tenant))
+    page = PAGE_OF_TEXTS if texts else PAGE
+    return _pages(process, lambda at: Scan(link, start if at is None else at, page, stop))
 
 
 def _pages(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
+import subprocess
 import tarfile
 import threading
+import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +17,7 @@ import pytest
 
 from vbackup.errors import Damaged, Failed, NotFound, Refused
 from vbackup.model.link import Link, PayloadPath
-from vbackup.qdrant import offline
+from vbackup.qdrant import edge_process, offline
 from vbackup.qdrant.offline import open_offline
 
 pytestmark = pytest.mark.integration
@@ -129,6 +133,85 @@ def test_pages_are_whole_whatever_is_asked_between_them(
 
     assert sorted(found["by id"]) == [(n, str(n)) for n in range(300)]
     assert sorted(found["by key"]) == [(n, f"key-{n // 2}") for n in range(300)]
+
+
+@pytest.fixture
+def shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every shard is read by four processes, in pages of five points."""
+    monkeypatch.setattr(offline, "PAGE", 5)
+    monkeypatch.setattr(edge_process, "LARGE", 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+
+
+@pytest.mark.usefixtures("shared_out")
+def test_several_processes_read_a_shard_as_one_does(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = store.make({"vectors": {"size": 2, "distance": "Dot"}, "shard_number": 2})
+    ids = [*range(90), 2**63, 2**64 - 1, *(str(uuid.UUID(int=n << 90)) for n in range(70))]
+    points = [{"id": id_, "vector": [1, 0], "payload": {"k": f"key-{id_}"}} for id_ in ids]
+    store.put(name, points)
+    tars = [spool.path for spool in store.spool(name, tmp_path)]
+    with open_offline({name: tars}, tmp_path / "work") as reader:
+        processes = _started(monkeypatch)
+        for _ in range(2):
+            found = [
+                pair
+                for block in reader.points(LINK, name)
+                for pair in zip(block.ids, block.refs, strict=True)
+            ]
+            assert sorted(found, key=str) == sorted(((i, f"key-{i}") for i in ids), key=str)
+        assert reader.owned(LINK, name, ["key-2"]).ids == [2]
+        scan = reader.points(LINK, name)
+        next(scan)
+        scan.close()  # type: ignore[attr-defined]
+        assert [process.poll() for process in processes].count(None) == 2
+
+    # Two that stay, and for each of three scans three more a shard.
+    assert len(processes) == 2 + 3 * 2 * 3
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def _started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    started: list[subprocess.Popen[bytes]] = []
+    popen = subprocess.Popen
+
+    def recorded(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(popen(*arguments, **options))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", recorded)
+    return started
+
+
+@pytest.mark.usefixtures("shared_out")
+def test_files_are_copied_where_they_can_have_one_name_only(
+    saved: tuple[str, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refused)
+    name, tars = saved
+    with open_offline({name: tars}, tmp_path / "work") as reader:
+        ids = [id_ for block in reader.points(LINK, name) for id_ in block.ids]
+    assert sorted(ids) == list(range(300))
+
+
+@pytest.mark.usefixtures("shared_out")
+def test_a_process_that_dies_ends_the_scan(
+    saved: tuple[str, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processes = _started(monkeypatch)
+    name, tars = saved
+    with open_offline({name: tars}, tmp_path / "work") as reader:
+        scan = reader.points(LINK, name)
+        next(scan)
+        for process in processes:
+            process.kill()
+        with pytest.raises(Damaged, match="signal 9"):
+            list(scan)
+    assert list((tmp_path / "work").iterdir()) == []
 
 
 def _damaged(tar: Path, member: str, change: Any) -> Path:

@@ -49,7 +49,7 @@ LINK = Link(
     "request_",
     [
         Scan(LINK, None, 10),
-        Scan(LINK, 2**64 - 1, 10),
+        Scan(LINK, 2**64 - 1, 10, "u"),
         Lookup(LINK, [1, "u"]),
         Owned(LINK, ["k"], "u", 5),
         Whole([1, "u"]),
@@ -101,7 +101,7 @@ def reader(
             "import os, sys\n"
             "from vbackup.qdrant.edge_protocol import *\n"
             "out, inp = sys.stdout.buffer, sys.stdin.buffer\n"
-            "assert receive_request(inp) == Open()\n" + textwrap.dedent(code)
+            f"assert receive_request(inp) == Open({edge_process.LARGE})\n" + textwrap.dedent(code)
         )
         monkeypatch.setattr(edge_process, "COMMAND", (sys.executable, str(script)))
         made.append(EdgeProcess(tar, tmp_path / "work", vectors=False))
@@ -140,7 +140,7 @@ def test_columns_survive_the_pipe_as_lists_and_as_arrays(block: PointBlock) -> N
 
 
 ANSWERING = """
-    send(out, Ready(1))
+    send(out, Ready())
     while (request := receive_request(inp)) is not None:
         send(out, Columns(list(request.ids), [str(os.getpid())] * len(request.ids)))
 """
@@ -182,9 +182,9 @@ def test_threads_take_turns(reader: Callable[[str], EdgeProcess]) -> None:
         ),
         ("sys.stderr.write('thread panicked\\nmemory allocation failed\\n'); os.abort()", "alloc"),
         ("sys.exit(3)", "exit 3"),
-        ("send(out, Ready(1)); receive_request(inp); os.kill(os.getpid(), 9)", "signal 9"),
-        ("send(out, Ready(1)); receive_request(inp); out.write(b'xx')", "exit 0"),
-        ("send(out, Ready(1)); receive_request(inp); send(out, Trouble('panic'))", "panic"),
+        ("send(out, Ready()); receive_request(inp); os.kill(os.getpid(), 9)", "signal 9"),
+        ("send(out, Ready()); receive_request(inp); out.write(b'xx')", "exit 0"),
+        ("send(out, Ready()); receive_request(inp); send(out, Trouble('panic'))", "panic"),
     ],
 )
 def test_every_end_is_damage_of_that_shard(
