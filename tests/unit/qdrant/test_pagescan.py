@@ -86,6 +86,15 @@ def test_any_page_is_read_as_it_is_decoded_or_not_at_all(data: st.DataObject) ->
         assert columns(found) == columns(decoded(raw, of))
 
 
+def test_records_of_one_length_may_hold_values_of_several() -> None:
+    points = [{"id": 10, "payload": {"v": 100}}, {"id": 100, "payload": {"v": 10}}] * 3
+    of = link(version="v")
+    raw = spelled(points)
+    found = PageScan(of).block(raw)
+    assert found is not None
+    assert columns(found) == columns(decoded(raw, of))
+
+
 def test_capitals_are_left_to_the_decoder() -> None:
     """It keeps the text of an id as it stands; only keys are compared by what they mean."""
     raw = spelled([{"id": str(uuid.UUID(int=n)).replace("0a", "0A")} for n in (1, 10, 170)])
