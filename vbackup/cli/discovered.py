@@ -36,6 +36,8 @@ def _block(proposal: Proposal) -> Iterator[str]:
     if proposal.cardinality != "one":
         point["cardinality"] = proposal.cardinality
     yield f"# {_percent(proposal.match_rate)} of {proposal.sampled:,} sampled points have a row"
+    if proposal.match_rate < LIKELY:
+        yield f"# CAREFUL: {_rowless(proposal)}"
     if found := proposal.condition:
         rows["live" if found.state else "where"] = found.sql
         yield (
@@ -135,10 +137,20 @@ def render(screen: Screen, found: Discovery) -> None:
         )
         styles = ["green" if verdict == "proposed" else "dim" for _, verdict in shown]
         screen.table(columns, rows, right=("MATCH", "ROWS WITH POINT"), styles=styles)
+    for proposal in found.proposals:
+        if proposal.match_rate < LIKELY:
+            screen.line(f"link {proposal.name}: {_rowless(proposal)}", "yellow")
     for name in found.unmatched:
         screen.line(f"no rows found for collection {name}: write its link by hand, or ignore it")
     for name in found.empty:
         screen.line(f"collection {name} is empty: nothing to go by")
+
+
+def _rowless(proposal: Proposal) -> str:
+    return (
+        f"{_percent(1 - proposal.match_rate)} of the sampled points have no row by this link, and a"
+        " restore would delete such points: look at vbackup reconcile before the first backup"
+    )
 
 
 def _percent(share: float) -> str:
