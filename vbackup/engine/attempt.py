@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -221,7 +221,8 @@ class Attempt:
         return ShardPart(
             id=ref.id,
             key=ref.key,
-            artifact=artifact,
+            # What was received, whatever storing made of it: Qdrant checks this on the way back.
+            artifact=replace(artifact, sha256=spool.sha256),
             requested_at=spool.requested_at,
             cut_at=spool.cut_at or spool.requested_at,
             node=ref.node,

@@ -21,11 +21,12 @@ JsonObject = dict[str, Any]
 class Artifact:
     """One stored stream. `root` are the ids of the chunks that hold its recipe (the list of its
     content chunks, docs/format.md), `average` is the size of chunk it was cut with, in bytes:
-    only the repository looks at these."""
+    only the repository looks at these. The keyed hashes that `root` leads to prove every byte;
+    `sha256` is there where the stream's receiver wants one: a shard snapshot's, for Qdrant."""
 
     name: str
     length: int
-    sha256: str
+    sha256: str = ""
     root: tuple[str, ...] = ()
     depth: int = 0
     average: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import threading
@@ -74,6 +75,8 @@ class Child:
             )
         except OSError as error:
             raise Failed(f"{self.program} cannot be started: {error.strerror}") from error
+        _widen(self._process.stdin)
+        _widen(self._process.stdout)
         self._drain = threading.Thread(target=self._listen, name=self.program, daemon=True)
         self._drain.start()
 
@@ -180,6 +183,14 @@ def dump_failure(program: str, stderr: str) -> VbackupError:
     if any(words in stderr for words in lost):
         return Unreachable(message, hint="look at the server's log")
     return Failed(message)
+
+
+def _widen(pipe: IO[bytes] | None) -> None:
+    """Let a pipe hold a whole block where the system allows it: with Linux's 64 KiB the two sides
+    wake each other up sixteen times as often, a quarter of what the data costs on its way."""
+    if pipe is not None and hasattr(fcntl, "F_SETPIPE_SZ"):
+        with suppress(OSError):
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, BLOCK)
 
 
 def _open_pipe(pipe: IO[bytes] | None) -> IO[bytes]:

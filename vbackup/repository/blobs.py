@@ -68,7 +68,7 @@ def _parts(lengths: Sequence[int], most: int) -> Iterator[slice]:
 def seal_blob(seal: Seal, codec: int, content: int, payload: Buffer) -> bytearray:
     """The stored form of `content` bytes that were packed into `payload`."""
     salt = os.urandom(SALT)
-    return bytearray(salt) + seal.seal(_PURPOSE, salt, payload, _BINDING.pack(codec, content))
+    return seal.seal(_PURPOSE, salt, payload, _BINDING.pack(codec, content), prefix=salt)
 
 
 def open_blob(seal: Seal, codec: int, content: int, data: Buffer) -> bytes:

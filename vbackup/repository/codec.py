@@ -35,8 +35,11 @@ class Seal(Protocol):
     overhead: int
     encrypted: bool
 
-    def seal(self, purpose: bytes, name: bytes, data: Buffer, bound: bytes = b"") -> bytearray:
-        """The sealed form of data; `bound` is authenticated beside it, not stored."""
+    def seal(
+        self, purpose: bytes, name: bytes, data: Buffer, bound: bytes = b"", prefix: bytes = b""
+    ) -> bytearray:
+        """`prefix` as it is, then the sealed form of data: one buffer, written once. `bound` is
+        authenticated beside it, not stored."""
         ...
 
     def unseal(self, purpose: bytes, name: bytes, sealed: Buffer, bound: bytes = b"") -> bytes:
@@ -57,12 +60,15 @@ class AesGcmSeal:
     def __init__(self, data_key: bytes) -> None:
         self._data_key = data_key
 
-    def seal(self, purpose: bytes, name: bytes, data: Buffer, bound: bytes = b"") -> bytearray:
-        sealed = bytearray(len(data) + self.overhead)
+    def seal(
+        self, purpose: bytes, name: bytes, data: Buffer, bound: bytes = b"", prefix: bytes = b""
+    ) -> bytearray:
         nonce = os.urandom(NONCE)
-        sealed[:NONCE] = nonce
+        sealed = bytearray(len(prefix) + len(data) + self.overhead)
+        start = len(prefix) + NONCE
+        sealed[:start] = prefix + nonce
         cipher = AESGCM(_subkey(self._data_key, purpose, name))
-        cipher.encrypt_into(nonce, data, bound, memoryview(sealed)[NONCE:])
+        cipher.encrypt_into(nonce, data, bound, memoryview(sealed)[start:])
         return sealed
 
     def unseal(self, purpose: bytes, name: bytes, sealed: Buffer, bound: bytes = b"") -> bytes:
@@ -85,8 +91,10 @@ class PlainSeal:
     def __init__(self, data_key: bytes) -> None:
         self._data_key = data_key
 
-    def seal(self, purpose: bytes, name: bytes, data: Buffer, bound: bytes = b"") -> bytearray:
-        return bytearray(data) + self._tag(purpose, name, data, bound)
+    def seal(
+        self, purpose: bytes, name: bytes, data: Buffer, bound: bytes = b"", prefix: bytes = b""
+    ) -> bytearray:
+        return bytearray().join((prefix, data, self._tag(purpose, name, data, bound)))
 
     def unseal(self, purpose: bytes, name: bytes, sealed: Buffer, bound: bytes = b"") -> bytes:
         view = memoryview(sealed)
@@ -104,17 +112,32 @@ class PlainSeal:
         return digest.update(bound).update(data).digest()[:TAG]
 
 
+def _of_planes() -> zstandard.ZstdCompressionParameters:
+    """A plane repeats no strings, its bytes are only unevenly frequent: looking for matches costs
+    three times as much, and what is found by chance makes the frame longer."""
+    return zstandard.ZstdCompressionParameters(
+        strategy=zstandard.STRATEGY_FAST,
+        window_log=18,
+        hash_log=6,
+        chain_log=6,
+        search_log=1,
+        min_match=7,
+        write_content_size=1,
+    )
+
+
 class Compression(threading.local):
     """Zstandard at one level; one context a thread, since contexts are not thread-safe."""
 
     def __init__(self, level: int) -> None:
-        self._compressor = zstandard.ZstdCompressor(level=level)
+        self._whole = zstandard.ZstdCompressor(level=level)
+        self._plane = zstandard.ZstdCompressor(compression_params=_of_planes())
 
     def pack(self, data: Buffer) -> tuple[int, Buffer]:
         """The codec and the bytes to store: the data itself where nothing saves 3 %."""
-        squeeze = self._compressor.compress
-        if planes.worthwhile(data, squeeze):
-            codec, squeezed = PLANES, planes.pack(data, planes.STRIDE, squeeze)
+        squeeze, squeeze_plane = self._whole.compress, self._plane.compress
+        if planes.worthwhile(data, squeeze, squeeze_plane):
+            codec, squeezed = PLANES, planes.pack(data, planes.STRIDE, squeeze_plane)
         else:
             codec, squeezed = ZSTD, squeeze(data)
         return (codec, squeezed) if len(squeezed) < len(data) * 0.97 else (RAW, data)

@@ -120,7 +120,8 @@ def _artifact_problem(artifact: Artifact) -> str:
         return f"{artifact.name}: length {artifact.length}"
     if not 0 <= artifact.depth <= MAX_DEPTH:
         return f"{artifact.name}: recipe of depth {artifact.depth}"
-    if not _SHA256.fullmatch(artifact.sha256) or not all(map(_CHUNK_ID.fullmatch, artifact.root)):
+    digest = not artifact.sha256 or _SHA256.fullmatch(artifact.sha256)
+    if not digest or not all(map(_CHUNK_ID.fullmatch, artifact.root)):
         return f"{artifact.name}: a digest is none"
     if len(artifact.root) != bool(artifact.length):
         return f"{artifact.name}: length {artifact.length} with {len(artifact.root)} roots"

@@ -26,19 +26,24 @@ STRIDE = 4
 """What is written: as good for 16-bit floats as their own width would be."""
 
 _SAMPLE = 8192
+_GLANCE = 2048
 
 Squeeze = Callable[[Buffer], bytes]
 
 
-def worthwhile(data: Buffer, squeeze: Squeeze) -> bool:
-    """Whether planes of `STRIDE` save more than zstd alone, judged by a sample of the middle."""
+def worthwhile(data: Buffer, squeeze: Squeeze, squeeze_plane: Squeeze) -> bool:
+    """Whether planes of `STRIDE` save more than zstd alone, judged by a sample of the middle.
+    Text is told at a glance: most blobs are text, and each is asked about."""
     view = memoryview(data)
     middle = len(view) // 2
     sample = view[middle : middle + _SAMPLE] if len(view) > 2 * _SAMPLE else view
+    glance = sample[:_GLANCE]
+    if len(squeeze(glance)) < 0.8 * len(glance):
+        return False
     plain = len(squeeze(sample))
     if plain < 0.8 * len(sample) or plain > 0.995 * len(sample):
         return False
-    return len(pack(sample, STRIDE, squeeze)) < 0.97 * plain
+    return len(pack(sample, STRIDE, squeeze_plane)) < 0.97 * plain
 
 
 def pack(data: Buffer, stride: int, squeeze: Squeeze) -> bytes:

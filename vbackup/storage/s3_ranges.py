@@ -13,7 +13,7 @@ from vbackup.storage.stall import StallGuard
 if TYPE_CHECKING:
     from types_boto3_s3.type_defs import GetObjectOutputTypeDef
 
-_PIECE = 1024 * 1024
+_PIECE = 256 * 1024
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 

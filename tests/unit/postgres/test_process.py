@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +34,25 @@ def test_bytes_come_as_they_are() -> None:
     assert b"".join(blocks) == bytes(range(256)) * 9000
     assert max(map(len, blocks)) <= 1024**2
     assert len(blocks) == 3
+
+
+@pytest.mark.skipif(not hasattr(fcntl, "F_GETPIPE_SZ"), reason="pipes have their size")
+def test_pipes_hold_a_block() -> None:
+    code = "import fcntl, sys; sys.stdin.read(); print(*(fcntl.fcntl(n, 1032) for n in (0, 1)))"
+    with Child(python(code), ENV, stdin=True, stdout=True) as child:
+        child.feed([b"go"])
+        sizes = b"".join(child.blocks()).split()
+        assert child.wait() == 0
+    most = int(Path("/proc/sys/fs/pipe-max-size").read_text())
+    assert [int(size) for size in sizes] == [min(1024**2, most)] * 2
+
+
+def test_pipes_that_cannot_be_widened_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "too many pages in pipes")
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    assert output(python("print('done')"), ENV) == b"done\n"
 
 
 def test_a_failure_comes_after_the_bytes_with_the_last_lines() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -101,7 +100,7 @@ def test_objects_that_are_gone_cut_or_exchanged(
 ) -> None:
     kit.back_up(repository, "b0", data=kit.noise(100_000, 1))
     kit.back_up(repository, "b1", data=kit.noise(100_000))
-    used = [key for key in store.names(prefix) if "b0" not in key]
+    used = [key for key in store.names(prefix) if "/b0/" not in key]
     other = [key for key in store.names() if key not in used]
     if prefix == "packs/":  # Packs of b1 only.
         b0 = set(Repository.index(reopen()).packs)
@@ -162,16 +161,6 @@ def test_damage_names_artifact_and_range(
         b"".join(reopen().read(artifact))
     rest = reopen().read_range(artifact, last.start + last.span, 100_000)
     assert b"".join(rest) == data[last.start + last.span :]
-
-
-def test_an_artifact_that_is_not_its_sha256_is_damaged(repository: Repository, kit: Any) -> None:
-    """Whole chunks in a wrong order, say: each of them is good."""
-    artifact = kit.back_up(repository, "b1", data=kit.noise(50_000)).artifacts()[0]
-    wrong = replace(artifact, sha256="0" * 64)
-    with pytest.raises(Damaged, match="SHA-256"):
-        b"".join(repository.read(wrong))
-    assert list(repository.reader.damage(wrong)) == [(0, 50_000, "does not match its SHA-256")]
-    assert list(repository.reader.damage(artifact)) == []
 
 
 def test_a_byte_that_flips_on_the_way_once_is_no_damage(

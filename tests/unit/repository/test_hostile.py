@@ -138,13 +138,13 @@ def test_empty_parts_are_no_name() -> None:
 # ---------------------------------------------------------------- recipes
 
 
-def planted(repository: Repository, contents: list[bytes]) -> list[bytes]:
-    """Genuine chunks of any content; their ids."""
+def planted(
+    repository: Repository, contents: list[bytes], called: list[bytes] | None = None
+) -> list[bytes]:
+    """Genuine chunks of any content; their ids, or the ones that they are `called`."""
     builder = PackBuilder()
-    ids = []
-    for content in contents:
-        chunk = repository.hasher.id(content)
-        ids.append(chunk)
+    ids = called or [repository.hasher.id(content) for content in contents]
+    for chunk, content in zip(ids, contents, strict=True):
         data = seal_blob(repository.seal, RAW, len(content), content)
         builder.append(Blob(data, [chunk], [len(content)], RAW))
     pack = builder.finish(repository.seal)
@@ -198,6 +198,23 @@ def test_a_hostile_recipe_is_damaged(
     with pytest.raises(Damaged, match="x: bytes"):
         for _ in reopen().read(hostile):
             pass
+
+
+def test_good_chunks_in_another_order_are_not_the_artifact(
+    repository: Repository, reopen: Reopen
+) -> None:
+    """The lengths add up, and every chunk is what its id says: only the root tells."""
+    first, second = planted(repository, [b"a" * 100, b"b" * 100])
+    right = entries((first, 100), (second, 100))
+    root = repository.hasher.id(right)
+    artifact = Artifact("x", 200, root=(root.hex(),), depth=1)
+    planted(repository, [entries((second, 100), (first, 100))], called=[root])
+    with pytest.raises(Damaged, match="x: bytes 0-200 are damaged"):
+        b"".join(reopen().read(artifact))
+    assert [found[:2] for found in reopen().reader.damage(artifact)] == [(0, 200)]
+
+    planted(repository, [right])
+    assert b"".join(reopen().read(artifact)) == b"a" * 100 + b"b" * 100
 
 
 @pytest.mark.parametrize(("spans", "total"), [([5, 5], 11), ([5, 5], 9), ([], 0), ([0], 0)])
