@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -209,6 +210,14 @@ def test_damage_is_found_and_named(drills: Drills, part: str, name: str) -> None
     assert artifacts[part].name.rpartition("/")[0] in done.checks[name]["detail"]
     assert "damaged" in done.checks[name]["detail"]
     assert not drills.opened().backups()[0].verified.ok
+
+
+def test_shards_carry_the_hash_that_qdrant_checks(drills: Drills) -> None:
+    manifest, repository = drills.origin.manifest, drills.opened()
+    for shard in manifest.qdrant.collections[0].shards:
+        stored = b"".join(repository.read(shard.artifact))
+        assert shard.artifact.sha256 == hashlib.sha256(stored).hexdigest()
+    assert {dump.artifact.sha256 for dump in manifest.postgres.dumps} == {""}
 
 
 def test_a_missing_pack_needs_no_servers_to_be_found(drills: Drills) -> None:
