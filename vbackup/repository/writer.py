@@ -55,7 +55,8 @@ class Writer:
     def __init__(self, backup_id: str, parts: WriterParts) -> None:
         self._id = manifests.check_id(backup_id)
         self._parts = parts
-        jobs = min(8, (os.cpu_count() or 1))
+        # One more than there are processors: now and then each waits for Python's lock.
+        jobs = min(8, (os.cpu_count() or 1) + 1)
         self._pool = ThreadPoolExecutor(jobs, thread_name_prefix="vbackup-chunks")
         self._slots = threading.BoundedSemaphore(2 * jobs + 1)
         self._lock = threading.Lock()

@@ -66,6 +66,8 @@ def test_encryption_hides_and_never_repeats() -> None:
     [
         (os.urandom(100_000), codec.RAW),
         (b"text " * 20_000, codec.ZSTD),
+        ("Füße in Zürich\n".encode() * 9000, codec.ZSTD),
+        ("Москва и Казань\n".encode() * 9000, codec.ZSTD),
         (vectors(40_000, np.float32), codec.PLANES),
         (vectors(40_000, np.float32)[3:], codec.PLANES),
         (vectors(40_000, np.float16), codec.PLANES),
