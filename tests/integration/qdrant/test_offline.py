@@ -18,7 +18,9 @@ import pytest
 from vbackup.errors import Damaged, Failed, NotFound, Refused
 from vbackup.model.link import Link, PayloadPath
 from vbackup.qdrant import edge_process, offline
+from vbackup.qdrant.edge_protocol import Columns, Scan
 from vbackup.qdrant.offline import open_offline
+from vbackup.qdrant.unpack import unpack
 
 pytestmark = pytest.mark.integration
 
@@ -182,6 +184,31 @@ def _started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
 
     monkeypatch.setattr(subprocess, "Popen", recorded)
     return started
+
+
+@pytest.mark.parametrize("vectors", [False, True])
+def test_reading_leaves_every_byte_of_the_segments(
+    vectors: bool, saved: tuple[str, list[Path]], tmp_path: Path
+) -> None:
+    """Several processes read the same files."""
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    unpack(saved[1][0], plain, vectors=vectors)
+    process = edge_process.EdgeProcess(saved[1][0], tmp_path / "work", vectors=vectors)
+    start, pages = None, 0
+    while start is not None or not pages:
+        start, pages = process.ask(Scan(LINK, start, 50), Columns).start, pages + 1
+    process.rest()
+    (unpacked,) = (tmp_path / "work").iterdir()
+
+    assert pages > 1
+    assert contents(unpacked / "segments") == contents(plain / "segments")
+    process.close()
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
 
 
 @pytest.mark.usefixtures("shared_out")
