@@ -68,22 +68,23 @@ def test_lists_are_limited_to_the_prefix(role: str) -> None:
     assert [each["Condition"] for each in lists] == [{"StringLike": {"s3:prefix": ["p", "p/*"]}}]
 
 
-MANIFEST, PACK, LEASE, READING, CHECK = (
+MANIFEST, PACK, LEASE, READING, SWITCHING, CHECK = (
     "backups/b/manifest",
     "packs/ab/cd",
     "leases/writer/x",
     "leases/reader/x",
+    "leases/switch/x",
     "backups/b/checks/now",
 )
-EVERYTHING = frozenset({MANIFEST, PACK, LEASE, READING, CHECK})
+EVERYTHING = frozenset({MANIFEST, PACK, LEASE, READING, SWITCHING, CHECK})
 
 
 @pytest.mark.parametrize(
     ("role", "may_put", "may_delete"),
     [
-        ("writer", EVERYTHING, frozenset({LEASE, READING})),
+        ("writer", EVERYTHING, frozenset({LEASE, READING, SWITCHING})),
         ("pruner", EVERYTHING, EVERYTHING),
-        ("reader", frozenset({READING}), frozenset({READING})),
+        ("reader", frozenset({READING, SWITCHING}), frozenset({READING, SWITCHING})),
         ("verifier", frozenset({CHECK, READING}), frozenset({READING})),
     ],
 )

@@ -16,7 +16,7 @@ from vbackup.wiring import open_repository
 if TYPE_CHECKING:
     from vbackup.repository.lease import Claim
 
-NAMES = ("writer", "pruner", "reader", "scheduler", "keys", "check")
+NAMES = ("writer", "pruner", "reader", "scheduler", "switch", "keys", "check")
 
 
 @options.command("unlock", short_help="Remove a stale lease, after showing who held it.")
@@ -26,7 +26,7 @@ NAMES = ("writer", "pruner", "reader", "scheduler", "keys", "check")
 @options.pass_session
 def command(session: Session, name: str | None, yes: bool, force: bool) -> None:
     """Remove a stale lease, after showing who held it. NAME is one of writer, pruner, reader,
-    scheduler, keys, check; without it all of them.
+    scheduler, switch (a restore in place), keys, check; without it all of them.
 
     A lease is stale when its holder has shown no sign of life for minutes, or was a process of
     this machine that is gone. A holder whose lease is removed stops before it changes anything;

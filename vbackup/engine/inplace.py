@@ -6,7 +6,8 @@ have been copied aside. From then on a state file says how to go back.
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from vbackup.engine.restore import Restore, RestoreResult
 from vbackup.engine.restoreplan import RestoreOptions, RestorePlan
 from vbackup.engine.switch import Switch
 from vbackup.engine.switchstate import StateFile, SwitchState
-from vbackup.errors import Failed, Interrupted, Refused, VbackupError
+from vbackup.errors import Failed, Interrupted, Locked, Refused, VbackupError
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,27 @@ class InPlaceRestore:
     command: str = "vbackup restore"
 
     def run(self, plan: RestorePlan, options: RestoreOptions) -> InPlaceResult:
-        """Raises Refused when the restored pair is not clean: the live one is untouched then."""
+        """Raises Refused when the restored pair is not clean: the live one is untouched then;
+        Locked when another restore in place of this repository goes on."""
+        with self._alone():
+            return self._run(plan, options)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Two switches at once would keep copies of each other's half-filled collections. A key
+        that may only read holds no lease, and that is no reason not to restore."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self.restore.repository.lease("switch"))
+            except Locked:
+                raise
+            except VbackupError as error:
+                self.switch.reporter.warn(
+                    "nothing keeps others from a restore in place meanwhile", reason=error.message
+                )
+            yield
+
+    def _run(self, plan: RestorePlan, options: RestoreOptions) -> InPlaceResult:
         started = self.switch.clock.monotonic()
         live = self.database if plan.database else None
         first = BesideRestore(self.restore, self.switch, self.state_directory, self.command)
@@ -104,7 +125,7 @@ class InPlaceRestore:
             )
         self._begin(plan, options, file)
         try:
-            result = self._fill(plan, live)
+            result = self._fill(plan, live, file)
             file.note(phase="switched")
         except BaseException as error:
             raise _half_way(error, file) from error
@@ -148,13 +169,14 @@ class InPlaceRestore:
         except VbackupError:
             return True
 
-    def _fill(self, plan: RestorePlan, live: str | None) -> RestoreResult:
+    def _fill(self, plan: RestorePlan, live: str | None, file: StateFile) -> RestoreResult:
         """Write the restored shards under the live names, patch and reconcile them."""
         names = {name: name for name in plan.names}
         in_place = replace(plan, database=live, names=names)
         for part in in_place.parts:
             with self.switch.reporter.step(f"restore {part.name} in place"):
                 self.switch.fill(part, part.name, self.restore.repository.read)
+        self.switch.alias_again(file.state)
         result = RestoreResult(in_place, Applied(), None, 0.0)
         self.restore.finish(in_place, result)
         return result

@@ -55,7 +55,24 @@ class Switch:
             "phase": "keeping",
             "kept_database": database_copy(database, suffix) if database else None,
             "collections": kept,
+            "aliases": self._aliases_of(existing),
         }
+
+    def _aliases_of(self, collections: list[str]) -> dict[str, str]:
+        if not (self.points and collections):
+            return {}
+        found = self.points.reader().facts(collections).collections
+        return {alias: facts.name for facts in found for alias in facts.aliases}
+
+    def alias_again(self, state: SwitchState) -> None:
+        """Give collections that were created anew the aliases that were dropped with the old
+        ones. One that exists points where somebody wants it now."""
+        if self.points is None:
+            return
+        points = self.points
+        gone = [pair for pair in state.aliases.items() if not points.exists(pair[0])]
+        if gone:
+            points.alias(gone)
 
     def _taken(self, database: str | None, collections: list[str], suffix: str) -> bool:
         if self.points and any(
@@ -117,6 +134,7 @@ class Switch:
             else:
                 with self.reporter.step(f"bring {live} back"):
                     self.copy(kept, live)
+        self.alias_again(state)
         return replace(state, phase="went back")
 
     def _database_back(self, state: SwitchState) -> None:

@@ -38,8 +38,9 @@ class SwitchState:
 
     `restored_database` and `beside` are what the backup was restored into. `collections` maps
     live names to where their old points are kept, None where there was no such collection
-    before; `kept_database` is None when there was no live database. `postgres` and `qdrant` are
-    the servers all of it is on."""
+    before; `kept_database` is None when there was no live database. `aliases` are those of the
+    live collections, which go where one of them is dropped and created anew. `postgres` and
+    `qdrant` are the servers all of it is on."""
 
     backup: str
     at: datetime
@@ -48,6 +49,7 @@ class SwitchState:
     kept_database: str | None = None
     restored_database: str | None = None
     collections: dict[str, str | None] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
     postgres: str = ""
     qdrant: str = ""

@@ -64,7 +64,7 @@ def of_status(status: int, body: bytes, what: str, location: str) -> VbackupErro
         return Denied(message, hint=_denied_hint(reason))
     if status == 404:
         return _of_missing(reason, message, location)
-    if status == 409:
+    if status == 409 or (status == 400 and "already exists" in reason):
         return AlreadyExists(message, hint="choose another name, or drop what is there")
     if status == 413:
         return Failed(message, hint="raise service.max_request_size_mb on the server")

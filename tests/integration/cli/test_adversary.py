@@ -10,10 +10,13 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from vbackup.cli.main import run
 from vbackup.engine.restore import Restore
+from vbackup.engine.switch import Switch
 from vbackup.errors import Unreachable
 from vbackup.postgres.target import PostgresTarget
 from vbackup.qdrant.target import QdrantTarget
+from vbackup.repository.repository import Repository
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -210,6 +213,32 @@ def test_the_way_back_opens_a_database_that_a_crash_left_closed(
     assert (server.databases(), copies(pair)) == ({server.live: True}, set())
 
 
+def test_two_at_once_are_one(vb: Run, pair: Any, server: Server, backed_up: str) -> None:
+    """The second would keep copies of what the first has half filled."""
+    codes: list[int] = []
+    keep = Switch.keep
+
+    def meanwhile(switch: Switch, state: Any) -> None:
+        codes.append(run(["restore", "--in-place", "--yes"]))
+        keep(switch, state)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Switch, "keep", meanwhile)
+        shown = vb("restore", "--in-place", "--yes")
+    assert (shown.code, codes) == (0, [6])
+    assert "switch lease" in shown.err
+    assert len(copies(pair)) == len(server.databases()) - 1 == 1
+
+
+def test_who_may_not_hold_a_lease_may_restore_in_place(
+    vb: Run, pair: Any, server: Server, backed_up: str, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(Repository, "lease", fail)
+    shown = vb("restore", "--in-place", "--yes")
+    assert shown.code == 0
+    assert "nothing keeps others from a restore in place" in shown.err
+
+
 def test_twice_in_a_row_keeps_both(vb: Run, pair: Any, server: Server, backed_up: str) -> None:
     first = vb("restore", "--in-place", "--yes", "--json").json["switch"]
     second = vb("restore", "--in-place", "--yes", "--json").json["switch"]
@@ -247,6 +276,38 @@ def test_an_alias_that_is_right_is_no_warning(
     assert (shown.code, shown.json["warnings"]) == (0, []), shown.err
     gone = {"alias_name": alias["alias_name"]}
     pair.qdrant.post("/collections/aliases", json={"actions": [{"delete_alias": gone}]})
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["whole", "stopped half way"])
+def test_a_collection_of_another_shape_keeps_its_alias_there_and_back(
+    vb: Run, pair: Any, server: Server, backed_up: str, config_file: Path, monkeypatch: Any,
+    stopped: bool,
+) -> None:  # fmt: skip
+    """It was made anew with other vectors since the backup, and has to be made anew both ways."""
+    path, alias = f"/collections/{pair.collection}", f"alias_{pair.collection}"
+    pair.qdrant.delete(path)
+    pair.qdrant.put(path, json={"vectors": {"size": 7, "distance": "Dot"}}).raise_for_status()
+    point = {"id": 1, "vector": [1.0] * 7, "payload": {"version": 9}}
+    pair.qdrant.put(f"{path}/points", params={"wait": "true"}, json={"points": [point]})
+    action = {"create_alias": {"collection_name": pair.collection, "alias_name": alias}}
+    pair.qdrant.post("/collections/aliases", json={"actions": [action]}).raise_for_status()
+
+    def aliased() -> int:
+        answer = pair.qdrant.post(f"/collections/{alias}/points/count", json={"exact": True})
+        return int(answer.raise_for_status().json()["result"]["count"])
+
+    with monkeypatch.context() as broken:
+        if stopped:
+            broken.setattr(Switch, "alias_again", fail)
+        shown = vb("restore", "--in-place", "--yes")
+    assert shown.code == (1 if stopped else 0), shown.err
+    if not stopped:
+        assert aliased() == ROWS
+    (state,) = states(config_file)
+    assert vb("restore", "--go-back", str(state), "--yes").code == 0
+    assert aliased() == 1
+    assert pair.vectors([1]) == {1: [1.0] * 7}
+    assert vb("restore", "--drop-old", str(state), "--yes").code == 0
 
 
 def test_the_live_names_are_not_taken_while_they_live(

@@ -102,6 +102,9 @@ def test_the_readers_key(as_role: As, pair: Any, backups: tuple[str, str]) -> No
         connection.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(restored["database"])))
     for name in restored["collections"].values():
         pair.qdrant.delete(f"/collections/{name}").raise_for_status()
+    switched = works(reader, "restore", old, "--in-place", "--yes", "--json")
+    assert "nothing keeps others" not in switched.err
+    works(reader, *switched.json["switch"]["drop_old"].split()[1:])
     for command in (("backup",), ("prune",), ("pin", old), ("key", "remove", "x")):
         assert reader(*command).code == 7, command
 
