@@ -52,7 +52,7 @@ def _document(manifest: Manifest, summary: BackupSummary | None) -> dict[str, ob
         "tags": manifest.tags,
         "links": [link.name for link in manifest.links],
         "artifacts": [
-            {"name": a.name, "bytes": a.length, "sha256": a.sha256 or None}
+            {"name": a.name, "bytes": a.length, "blake3": a.blake3, "sha256": a.sha256 or None}
             for a in manifest.artifacts()
         ],
     }

@@ -21,8 +21,9 @@ JsonObject = dict[str, Any]
 class Artifact:
     """One stored stream. `root` are the ids of the chunks that hold its recipe (the list of its
     content chunks, docs/format.md), `average` is the size of chunk it was cut with, in bytes:
-    only the repository looks at these. The keyed hashes that `root` leads to prove every byte;
-    `sha256` is there where the stream's receiver wants one: a shard snapshot's, for Qdrant."""
+    only the repository looks at these. `blake3` is that of the stream as it came in: what every
+    read is checked against, whatever storing made of it. `sha256` is there where the stream's
+    receiver wants one: a shard snapshot's, for Qdrant."""
 
     name: str
     length: int
@@ -30,6 +31,7 @@ class Artifact:
     root: tuple[str, ...] = ()
     depth: int = 0
     average: int = 0
+    blake3: str = ""
 
 
 @dataclass(frozen=True, slots=True)

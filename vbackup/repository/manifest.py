@@ -22,7 +22,7 @@ LIMIT = 32 * 1024**2
 _CHECK_LIMIT = 1024**2
 
 _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]*(\.[0-9A-Za-z_-]+)*")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _CHUNK_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -120,8 +120,8 @@ def _artifact_problem(artifact: Artifact) -> str:
         return f"{artifact.name}: length {artifact.length}"
     if not 0 <= artifact.depth <= MAX_DEPTH:
         return f"{artifact.name}: recipe of depth {artifact.depth}"
-    digest = not artifact.sha256 or _SHA256.fullmatch(artifact.sha256)
-    if not digest or not all(map(_CHUNK_ID.fullmatch, artifact.root)):
+    digests = [artifact.blake3, *filter(None, [artifact.sha256])]
+    if not all(map(_DIGEST.fullmatch, digests)) or not all(map(_CHUNK_ID.fullmatch, artifact.root)):
         return f"{artifact.name}: a digest is none"
     if len(artifact.root) != bool(artifact.length):
         return f"{artifact.name}: length {artifact.length} with {len(artifact.root)} roots"

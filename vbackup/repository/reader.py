@@ -9,6 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Protocol
 
+from blake3 import blake3
+
 from vbackup.errors import Damaged, NotFound
 from vbackup.model.manifest import Artifact
 from vbackup.ports import Buffer
@@ -20,6 +22,7 @@ from vbackup.repository.packs import Location, pack_key
 from vbackup.repository.recipe import Piece, RecipeReader
 
 _WINDOW = 4 * 1024**2
+_NOT_AS_IT_CAME = "are not what came in: their BLAKE3 differs"
 _PIECES = 4096
 _RANGE = 4 * 1024**2
 _GAP = 64 * 1024
@@ -129,7 +132,12 @@ class ChunkReader:
 
     def read(self, artifact: Artifact) -> Iterator[bytes]:
         """See `Repository.read`."""
-        return self.read_range(artifact, 0, artifact.length)
+        digest = blake3()
+        for data in self.read_range(artifact, 0, artifact.length):
+            digest.update(data)
+            yield data
+        if digest.hexdigest() != artifact.blake3:
+            raise Damaged(f"{artifact.name}: bytes 0-{artifact.length} {_NOT_AS_IT_CAME}")
 
     def read_range(self, artifact: Artifact, start: int, length: int) -> Iterator[bytes]:
         """These bytes, or fewer where the artifact ends earlier; only their chunks are read.
@@ -157,10 +165,17 @@ class ChunkReader:
 
     def damage(self, artifact: Artifact) -> Iterator[tuple[int, int, str]]:
         """Read it all: every damaged range (start, stop, why), not only the first."""
+        digest = blake3()
+        whole = True
         for window, contents in self._windows(artifact, 0, artifact.length):
             for piece, data in zip(window, contents, strict=True):
                 if isinstance(data, Damaged):
+                    whole = False
                     yield piece.start, piece.start + piece.span, str(data)
+                else:
+                    digest.update(data)
+        if whole and digest.hexdigest() != artifact.blake3:
+            yield 0, artifact.length, _NOT_AS_IT_CAME
 
     def pieces(
         self, artifact: Artifact, seen: Callable[[bytes], None] = lambda _: None

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+
+from blake3 import blake3
 
 from vbackup.errors import AlreadyExists, Damaged, Failed, Locked, NotFound, VbackupError
 from vbackup.model.manifest import Artifact, Manifest, Statistics
@@ -87,11 +89,12 @@ class Writer:
         makes good ones of any text)."""
         manifests.check_name(name)
         chunker = self._parts.chunkers.of(name, shape or StreamShape())
+        digest = blake3()
         length = 0
         recipe = RecipeWriter(self._parts.chunkers.recipes, self._store)
         flight: deque[Future[_Stored]] = deque()
         try:
-            for window in chunker.windows(stream):
+            for window in chunker.windows(_digested(stream, digest)):
                 flight.append(self._submit(window))
                 length += len(window.data)
                 while flight and (flight[0].done() or len(flight) >= _IN_FLIGHT):
@@ -106,7 +109,14 @@ class Writer:
         root, depth = recipe.finish()
         with self._lock:
             self._bytes_read += length
-        return Artifact(name, length, "", root, depth, chunker.average)
+        return Artifact(
+            name,
+            length,
+            root=root,
+            depth=depth,
+            average=chunker.average,
+            blake3=digest.hexdigest(),
+        )
 
     def _submit(self, window: Window) -> Future[_Stored]:
         self._parts.uploader.check()
@@ -254,3 +264,10 @@ class Writer:
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._parts.uploader.close()
         self._parts.release()
+
+
+def _digested(stream: Iterable[Buffer], digest: blake3) -> Iterator[Buffer]:
+    """The stream as it comes in, before anything is done with it."""
+    for block in stream:
+        digest.update(block)
+        yield block

@@ -141,6 +141,7 @@ class Repository:
         )
         data = b"".join(self.read(bytes.fromhex(root), found["depth"]) for root in found["root"])
         assert len(data) == found["length"]
+        assert blake3(data).hexdigest() == found["blake3"]
         return data
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from vbackup.errors import Damaged, NotFound, Refused, Usage, VbackupError
 from vbackup.model.manifest import CheckRecord
 from vbackup.repository.check import verify
+from vbackup.repository.chunker import Chunker
 from vbackup.repository.packcheck import PackCheck
 from vbackup.repository.packs import pack_key
 from vbackup.repository.reader import ChunkReader
@@ -161,6 +163,33 @@ def test_damage_names_artifact_and_range(
         b"".join(reopen().read(artifact))
     rest = reopen().read_range(artifact, last.start + last.span, 100_000)
     assert b"".join(rest) == data[last.start + last.span :]
+
+
+def test_an_artifact_that_is_not_what_came_in_is_damaged(repository: Repository, kit: Any) -> None:
+    """Whole chunks under a genuine root that are not the stream: a fault of ours, when storing."""
+    artifact = kit.back_up(repository, "b1", data=kit.noise(50_000)).artifacts()[0]
+    wrong = replace(artifact, blake3="0" * 64)
+    with pytest.raises(Damaged, match="BLAKE3"):
+        b"".join(repository.read(wrong))
+    ((start, stop, why),) = repository.reader.damage(wrong)
+    assert (start, stop, "BLAKE3" in why) == (0, 50_000, True)
+    assert list(repository.reader.damage(artifact)) == []
+
+
+def test_a_stream_that_is_cut_wrongly_is_not_what_came_in(
+    repository: Repository, reopen: REOPEN, kit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = Chunker.windows
+
+    def lossy(self: Chunker, stream: Any) -> Any:
+        for window in cut(self, stream):
+            yield replace(window, data=memoryview(b"X" + bytes(window.data)[1:]))
+
+    monkeypatch.setattr(Chunker, "windows", lossy)
+    artifact = kit.back_up(repository, "b1", data=kit.noise(50_000)).artifacts()[0]
+    with pytest.raises(Damaged, match="BLAKE3"):
+        b"".join(reopen().read(artifact))
+    assert not verify(reopen(), "b1", level="chunks").ok
 
 
 def test_a_byte_that_flips_on_the_way_once_is_no_damage(

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from blake3 import blake3
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -207,7 +208,9 @@ def test_good_chunks_in_another_order_are_not_the_artifact(
     first, second = planted(repository, [b"a" * 100, b"b" * 100])
     right = entries((first, 100), (second, 100))
     root = repository.hasher.id(right)
-    artifact = Artifact("x", 200, root=(root.hex(),), depth=1)
+    artifact = Artifact(
+        "x", 200, root=(root.hex(),), depth=1, blake3=blake3(b"a" * 100 + b"b" * 100).hexdigest()
+    )
     planted(repository, [entries((second, 100), (first, 100))], called=[root])
     with pytest.raises(Damaged, match="x: bytes 0-200 are damaged"):
         b"".join(reopen().read(artifact))
