@@ -8,13 +8,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, TypeVar
 
 from vbackup.errors import Damaged, Failed
-from vbackup.model.blocks import PointId
 from vbackup.qdrant.edge_protocol import Answer, Open, Ready, Request, Trouble, receive_answer, send
 from vbackup.qdrant.unpack import unpack
 
@@ -42,7 +40,7 @@ class EdgeProcess:
         self._directory = directory
         self._vectors = vectors
         self._twin = twin
-        self._sample: Sequence[PointId] = ()
+        self._ready = Ready(0)
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._unpacked: Path | None = None
@@ -54,13 +52,13 @@ class EdgeProcess:
             process = self._process or self._start()
             return self._expect(process, request, expected)
 
-    def sample(self) -> Sequence[PointId]:
-        """Some ids in the order of a scan, when the shard is so large that it is worth reading by
-        several processes at once."""
+    def ready(self) -> Ready:
+        """What the loaded shard has: ids of it only when it is so large that several processes
+        read it faster than one."""
         with self._lock:
             if self._process is None:
                 self._start()
-            return self._sample
+            return self._ready
 
     def double(self) -> EdgeProcess:
         """Another process for the same shard, with files of its own. `close` it first."""
@@ -92,7 +90,7 @@ class EdgeProcess:
         if self._unpacked is None:
             # While the process gets ready.
             self._unpack(directory)
-        self._sample = self._expect(process, Open(LARGE), Ready).sample
+        self._ready = self._expect(process, Open(LARGE), Ready)
         return process
 
     def share(self, directory: Path) -> None:

@@ -122,8 +122,10 @@ def _unpacked(column: Sequence[T] | Array) -> Sequence[T] | Integers | Numbers |
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """The shard is loaded. `sample`: some of its ids, in the order of a scan, if it is large."""
+    """The shard is loaded. `points`: about how many it has; `sample`: some of their ids, in the
+    order of a scan, if it is large."""
 
+    points: int
     sample: list[PointId] = []
 
 

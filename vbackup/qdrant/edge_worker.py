@@ -76,14 +76,15 @@ class Shard:
         self._next: Scan | None = None
         self._ahead: tuple[Scan, Columns] | None = None
 
-    def sample(self, large: int) -> list[PointId]:
-        """Some ids, drawn by chance and in order; none of fewer points."""
+    def ready(self, large: int) -> Ready:
+        """What there is, with some ids that are drawn by chance if there are so many."""
+        points = self._shard.info().points_count
         ids: set[PointId] = set()
-        if self._shard.info().points_count >= large:
+        if points >= large:
             drawn = qdrant_edge.QueryRequest(limit=SAMPLED, query=qdrant_edge.Sample.Random)
-            with suppress(BaseException):  # without it, one process reads the shard
+            with suppress(BaseException):  # without them, one process reads the shard
                 ids.update(_point_id(found.id) for found in self._shard.query(drawn))
-        return sorted(ids, key=order)
+        return Ready(points, sorted(ids, key=order))
 
     def answer(self, request: Request) -> Answer:
         try:
@@ -95,7 +96,7 @@ class Shard:
                 return self._owned(request)
             if isinstance(request, Whole):
                 return self._whole(request)
-            return Ready(self.sample(request.large))
+            return self.ready(request.large)
         except BaseException as error:  # noqa: BLE001 - the engine's panics are no Exceptions
             return _trouble(error)
 

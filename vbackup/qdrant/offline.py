@@ -29,7 +29,10 @@ from vbackup.qdrant.projection import Projection, by_reference, chosen, joined
 
 PAGE_OF_TEXTS = 1_000
 READERS = 4
-"""Processes for one shard at most: each holds its ids in memory."""
+"""Processes for one shard at most."""
+HELD = 10_000_000
+"""Points that they may hold together: each has all ids of the shard in memory (220 MiB for five
+million numbers), so one that is too large for two of them is left to one."""
 PARTS = 2
 """Ranges of ids for each of them: ids that only look evenly spread leave none idle for long."""
 PROCESSES = 16
@@ -94,8 +97,7 @@ class OfflinePoints:
         """Every point that the link's filters admit, up to 10,000 a block, shards mixed."""
         shards = self._of(collection)
         cores = os.cpu_count() or 2
-        each = min(cores // max(1, len(shards)), READERS)
-        readers = [partial(self._scan, shard, link, each) for shard in shards]
+        readers = [partial(self._scan, shard, link, cores // len(shards)) for shard in shards]
         if readers:
             yield from FanIn(readers, workers=cores)
 
@@ -139,10 +141,11 @@ class OfflinePoints:
                 found += [Point(id_, vector, payload) for id_, vector, payload in answer.points]
         return found
 
-    def _scan(self, shard: EdgeProcess, link: Link, processes: int) -> Iterator[PointBlock]:
-        sample = shard.sample() if processes > 1 else ()
-        if sample:
-            yield from _shared_out(shard, link, processes, sample)
+    def _scan(self, shard: EdgeProcess, link: Link, cores: int) -> Iterator[PointBlock]:
+        ready = shard.ready()
+        processes = min(cores, READERS, HELD // max(1, ready.points))
+        if processes > 1 and ready.sample:
+            yield from _shared_out(shard, link, processes, ready.sample)
         else:
             yield from _part(shard, link, None, None)
         if sum(map(len, self._shards.values())) > PROCESSES:

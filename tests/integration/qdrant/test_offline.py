@@ -212,6 +212,19 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.usefixtures("shared_out")
+def test_a_shard_whose_ids_would_fill_memory_is_left_to_one_process(
+    saved: tuple[str, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(offline, "HELD", 200)
+    processes = _started(monkeypatch)
+    name, tars = saved
+    with open_offline({name: tars}, tmp_path / "work") as reader:
+        ids = [id_ for block in reader.points(LINK, name) for id_ in block.ids]
+    assert sorted(ids) == list(range(300))
+    assert len(processes) == 2
+
+
+@pytest.mark.usefixtures("shared_out")
 def test_files_are_copied_where_they_can_have_one_name_only(
     saved: tuple[str, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

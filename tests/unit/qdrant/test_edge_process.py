@@ -140,7 +140,7 @@ def test_columns_survive_the_pipe_as_lists_and_as_arrays(block: PointBlock) -> N
 
 
 ANSWERING = """
-    send(out, Ready())
+    send(out, Ready(1))
     while (request := receive_request(inp)) is not None:
         send(out, Columns(list(request.ids), [str(os.getpid())] * len(request.ids)))
 """
@@ -182,9 +182,9 @@ def test_threads_take_turns(reader: Callable[[str], EdgeProcess]) -> None:
         ),
         ("sys.stderr.write('thread panicked\\nmemory allocation failed\\n'); os.abort()", "alloc"),
         ("sys.exit(3)", "exit 3"),
-        ("send(out, Ready()); receive_request(inp); os.kill(os.getpid(), 9)", "signal 9"),
-        ("send(out, Ready()); receive_request(inp); out.write(b'xx')", "exit 0"),
-        ("send(out, Ready()); receive_request(inp); send(out, Trouble('panic'))", "panic"),
+        ("send(out, Ready(1)); receive_request(inp); os.kill(os.getpid(), 9)", "signal 9"),
+        ("send(out, Ready(1)); receive_request(inp); out.write(b'xx')", "exit 0"),
+        ("send(out, Ready(1)); receive_request(inp); send(out, Trouble('panic'))", "panic"),
     ],
 )
 def test_every_end_is_damage_of_that_shard(
