@@ -106,11 +106,12 @@ def _serve(session: Session, history: History) -> None:
         session.reporter,
         lambda: _write_textfile(session, history, daemon.config),
     )
+    # Before anybody can see that the daemon is up: a reload sent then would have ended it.
+    daemon.on_signals()
     server = StatusServer(
         session.config.schedule.listen, _Pages(session, history, daemon), session.reporter
     )
     session.reporter.note("status page", url=f"http://{server.address}/")
-    daemon.on_signals()
     try:
         daemon.run()
     finally:
