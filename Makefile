@@ -52,6 +52,7 @@ format: install
 
 # A seed is printed with every failure; the same seed gives the same scenario.
 torture: install
+	SIMULATE=all $(RUN) pytest tests/unit/watermark $(PYTEST_ARGS)
 	TORTURE_RUNS=$(RUNS) TORTURE_SEED=$(SEED) $(RUN) pytest tests/torture -m torture --timeout=0 $(PYTEST_ARGS)
 
 soak: install

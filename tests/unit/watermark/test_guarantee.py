@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -40,6 +41,11 @@ MANY = Link(
     version=PayloadPath(("v",)),
     cardinality="many",
 )
+
+
+def seeds(most: int) -> range:
+    """A third of the worlds in every run of the tests, all with SIMULATE=all (`make torture`)."""
+    return range(most if os.environ.get("SIMULATE") == "all" else most // 3)
 
 
 class Outcome:
@@ -152,7 +158,7 @@ class _Step:
 def test_restored_pair_is_exact_whatever_writers_do(
     kit: Any, tmp_path: Path, link: Link, shards: int, point_first: float, strategy: Strategy
 ) -> None:
-    for seed in range(12):
+    for seed in seeds(12):
         world = kit.world(link, seed, shards=shards, point_first=point_first)
         outcome = Outcome(kit, world, tmp_path / str(seed), strategy)
         assert outcome.wrong() == [], f"seed {seed}"
@@ -273,7 +279,7 @@ def test_a_stream_that_breaks_before_its_cut_is_cut_again(kit: Any, tmp_path: Pa
 def test_without_versions_it_is_exact_while_the_lag_is_as_configured(
     kit: Any, tmp_path: Path, link: Link, strategy: Strategy
 ) -> None:
-    for seed in range(25):
+    for seed in seeds(25):
         world = kit.world(link, seed, shards=2, index_lag=10)
         outcome = Outcome(kit, world, tmp_path / str(seed), strategy, max_lag=0.8)
         assert outcome.wrong() == [], f"seed {seed}"
@@ -284,7 +290,7 @@ def test_without_versions_it_is_exact_while_the_lag_is_as_configured(
 def test_without_versions_it_is_exact_too_when_points_come_before_their_rows(
     kit: Any, tmp_path: Path, link: Link, strategy: Strategy
 ) -> None:
-    for seed in range(25):
+    for seed in seeds(25):
         world = kit.world(link, seed, shards=2, index_lag=4, point_first=1.0, late_rows=0.6)
         outcome = Outcome(kit, world, tmp_path / str(seed), strategy, max_lag=0.8)
         assert outcome.wrong() == [], f"seed {seed}"
@@ -298,7 +304,7 @@ def test_of_keys_whose_text_never_changes_only_points_without_rows_go(
 ) -> None:
     """Keys that are hashes: no version is needed, whatever the lag, and nothing is waited for."""
     listed = 0
-    for seed in range(12):
+    for seed in seeds(12):
         world = kit.world(
             replace(link, immutable=True), seed, shards=2, point_first=0.5, query=query
         )
@@ -404,7 +410,7 @@ def test_point_ids_that_wander_from_row_to_row_overwrite_nobodys_point(
     kit: Any, tmp_path: Path, link: Link, strategy: Strategy
 ) -> None:
     """The place of a row's point at the watermark may be another row's a moment later."""
-    for seed in range(25):
+    for seed in seeds(25):
         world = kit.world(link, seed, shards=1, reused_ids=40)
         outcome = Outcome(kit, world, tmp_path / str(seed), strategy)
         assert outcome.wrong() == [], f"seed {seed}"
