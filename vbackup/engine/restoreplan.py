@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from vbackup.errors import NotFound, Refused
+from vbackup.errors import NotFound, Usage
 from vbackup.model.manifest import CollectionPart, Manifest
 from vbackup.model.names import collection_copy, database_copy, restored_suffix
 
@@ -59,10 +59,10 @@ class RestorePlan:
 
 def plan_restore(manifest: Manifest, options: RestoreOptions, number: int = 1) -> RestorePlan:
     """Decide names and steps; `number` tells restores of one backup apart. Raises NotFound for
-    an unknown collection, Refused for a request that contradicts itself."""
+    an unknown collection, Usage for a request that contradicts itself."""
     beside = restored_suffix(manifest.id, number)
     if options.in_place and (options.database or options.collection_suffix is not None):
-        raise Refused(
+        raise Usage(
             "--in-place restores to the live names; --database and --collection-suffix name others",
             hint="leave out one or the other",
         )

@@ -213,6 +213,8 @@ def test_rows_without_points_are_listed_and_strict_says_3(
 def test_in_place_there_and_back(vb: Run, pair: Any, backed_up: str) -> None:
     pair.sql("DELETE FROM documents WHERE id <= 100")
     assert vb("restore", "--in-place").code == 4  # nobody said yes
+    contradiction = vb("restore", "--in-place", "--yes", "--database", "other")
+    assert (contradiction.code, "leave out one" in contradiction.err) == (2, True)
     assert pair.count_rows() == ROWS - 100
     shown = vb("restore", "--in-place", "--yes", "--json")
     assert shown.code == 0, shown.err
