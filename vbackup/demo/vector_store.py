@@ -62,9 +62,12 @@ class VectorStore:
     def _client(self) -> httpx.Client:
         client: httpx.Client | None = getattr(self._own, "client", None)
         if client is None:
-            headers = {"api-key": self._api_key} if self._api_key else {}
             client = self._own.client = httpx.Client(
-                base_url=self._url, headers=headers, timeout=60.0, verify=_TLS, trust_env=False
+                base_url=self._url,
+                headers=self._headers,
+                timeout=60.0,
+                verify=_TLS,
+                trust_env=False,
             )
             with self._lock:
                 self._clients.append(client)
@@ -73,16 +76,19 @@ class VectorStore:
     @cached_property
     def _reader(self) -> QdrantClient:
         # It keeps no connection, so that threads may share it.
-        headers = {"api-key": self._api_key} if self._api_key else {}
         return QdrantClient(
             url=self._url,
             timeout=60,
             check_compatibility=False,
-            metadata=headers,
+            metadata=self._headers,
             verify=_TLS,
             trust_env=False,
             limits=httpx.Limits(max_keepalive_connections=0),
         )
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {"api-key": self._api_key} if self._api_key else {}
 
     def sibling(self, name: str) -> VectorStore:
         """Another collection of the same server, with connections of its own."""
@@ -123,9 +129,6 @@ class VectorStore:
         if ids:
             path = f"{self._path}/points/delete?wait={_flag(wait)}"
             self.call("POST", path, {"points": list(ids)})
-
-    def count(self) -> int:
-        return self._read(lambda client: client.count(self.collection)).count
 
     def scroll(self) -> Iterator[list[dict[str, Any]]]:
         """Every point with payload and vector, page by page, in id order."""

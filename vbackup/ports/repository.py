@@ -59,7 +59,8 @@ class Repository(Protocol):
     def begin(self, backup_id: str) -> BackupWriter: ...
 
     def read(self, artifact: Artifact) -> Iterator[bytes]:
-        """The artifact's bytes in order; every chunk and the length are verified on the way.
+        """The artifact's bytes in order; every chunk, the length and the BLAKE3 of the stream that
+        came in are verified on the way.
 
         Raises Damaged with artifact and byte range."""
         ...
