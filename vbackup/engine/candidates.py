@@ -70,10 +70,12 @@ class Race:
     opened: int = 0
     _opening: float = 0.0
     _made_way: bool = False
+    _late: bool = False
 
     def run(self) -> Candidate:
         """Open one candidate a tick until one is complete or the budget is spent; then the one
-        with the fewest gaps wins. The others are closed.
+        with the fewest gaps wins. The others are closed. Where rows may be held and were not yet,
+        one more candidate has that chance first.
 
         A schema change that waits for the winner's locks would let no dump begin, so once all
         candidates make way for it, and the race begins anew."""
@@ -86,7 +88,10 @@ class Race:
                 open_ones.append(self._next(open_ones))
                 winner = self._poll_until(open_ones, started + self.tick_length(started))
                 if winner is None and self.clock.monotonic() >= deadline:
-                    winner = min(open_ones, key=lambda one: one.gaps)
+                    if self._last_chance(open_ones):
+                        deadline = self.clock.monotonic() + self.rows.max_pause
+                    else:
+                        winner = min(open_ones, key=lambda one: one.gaps)
                 if winner is not None and self._make_way(winner, open_ones):
                     deadline = self.clock.monotonic() + self.budget
                 elif winner is not None:
@@ -137,14 +142,25 @@ class Race:
         return max(self.tick, 2 * (self.clock.monotonic() - started))
 
     def _next(self, open_ones: Sequence[Candidate]) -> Candidate:
-        """One more candidate; with the row fence when hot rows have spoilt all others."""
+        """One more candidate; with the row fence when hot rows have spoilt all others, or when it
+        is the last."""
         for one in open_ones:
             self.rows.see(one.lost)
         spoilt = self.opened >= SPOILT and all(one.lost for one in open_ones)
-        if not (spoilt and self.rows.ready):
+        if not ((spoilt or self._late) and self.rows.ready):
             return self.open()
         with self.rows.holding(self._opening):
             return self.open()
+
+    def _last_chance(self, open_ones: Sequence[Candidate]) -> bool:
+        """Whether the budget is spent with overtaken rows that nobody has held; once a search. On
+        a slow machine few candidates fit into it."""
+        if self._late or self.rows.held:
+            return False
+        for one in open_ones:
+            self.rows.see(one.lost)
+        self._late = self.rows.ready
+        return self._late
 
     def _make_way(self, winner: Candidate, open_ones: list[Candidate]) -> bool:
         """Close all candidates when somebody waits for their locks; once a search."""

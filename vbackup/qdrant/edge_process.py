@@ -23,6 +23,7 @@ counts."""
 LARGE = 250_000
 """Points from which on several processes read a shard faster than one: each has to load it."""
 SEGMENTS = "segments"
+UNFINISHED = shutil.ignore_patterns("tmp-*")
 ENDING = 10.0
 """Seconds for a process that closed its pipe to be gone."""
 
@@ -175,11 +176,12 @@ class EdgeProcess:
 
 def _share(unpacked: Path, directory: Path) -> None:
     """Its segments under a second name: the engine writes none of their files to read them (both
-    versions that are tested leave every byte as it was). All else it wants to itself."""
+    versions that are tested leave every byte as it was). All else it wants to itself. A log that
+    the first engine is still preparing, and renames when it has, is not there yet."""
     for entry in unpacked.iterdir():
         if entry.is_dir():
             copy = _linked if entry.name == SEGMENTS else shutil.copyfile
-            shutil.copytree(entry, directory / entry.name, copy_function=copy)
+            shutil.copytree(entry, directory / entry.name, copy_function=copy, ignore=UNFINISHED)
         else:
             shutil.copyfile(entry, directory / entry.name)
 

@@ -174,6 +174,21 @@ def test_several_processes_read_a_shard_as_one_does(
     assert list((tmp_path / "work").iterdir()) == []
 
 
+def test_a_log_that_the_engine_is_still_preparing_is_not_shared(
+    saved: tuple[str, list[Path]], tmp_path: Path
+) -> None:
+    """The engine renames it while others copy: it is listed, and gone when it is opened."""
+    first = edge_process.EdgeProcess(saved[1][0], tmp_path / "work", vectors=False)
+    count = first.ready().points
+    (unpacked,) = (tmp_path / "work").iterdir()
+    (unpacked / "wal" / "tmp-open-9").symlink_to("gone")
+    twin = first.double()
+
+    assert twin.ready().points == count
+    twin.close()
+    first.close()
+
+
 def _started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
     started: list[subprocess.Popen[bytes]] = []
     popen = subprocess.Popen

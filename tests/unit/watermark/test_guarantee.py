@@ -371,6 +371,35 @@ def test_holding_very_hot_rows_shortens_the_list(
     assert listed[1.0] < listed[0.0] / 2, listed
 
 
+def test_hot_rows_are_held_also_where_few_candidates_fit_into_the_budget(
+    kit: Any, tmp_path: Path
+) -> None:
+    class Slow:
+        """A machine that takes most of the budget for one candidate."""
+
+        def __new__(cls, world: Any) -> Any:
+            records = kit.records(world)
+            opened = records.candidate
+
+            def candidate(links: Any) -> Any:
+                kit.clock(world).sleep(1.2)
+                return opened(links)
+
+            records.candidate = candidate
+            return records
+
+    listed = {0.0: 0, 1.0: 0}
+    for seed, pause in product(range(6), listed):
+        world = kit.world(BY_ID, seed, index_lag=3, hot_keys=6, skips=True)
+        slow = replace(kit, records=Slow)
+        outcome = Outcome(slow, world, tmp_path / f"{seed}-{pause}", max_pause=pause)
+        assert outcome.wrong() == [], f"seed {seed}"
+        assert outcome.chosen.paused_ms <= pause * 1000
+        assert not world.held
+        listed[pause] += len(outcome.reembed)
+    assert listed[1.0] < listed[0.0] / 2, listed
+
+
 def test_rows_that_cannot_be_held_only_make_the_list_longer(kit: Any, tmp_path: Path) -> None:
     class Records:
         def __new__(cls, world: Any) -> Any:
