@@ -44,6 +44,12 @@ class QdrantServers(Protocol):
     ) -> QdrantServer: ...
 
 
+def pytest_configure() -> None:
+    """A shell's background job ignores Ctrl-C, and so would every command that a test starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _provided(start: Callable[[], _Server]) -> _Server:
     """An engine that is not on this machine skips the test here and fails it in CI."""
     try:
