@@ -82,11 +82,10 @@ def expected_keys(lines: Iterable[PatchLine]) -> Mapping[str, Collection[str]]:
 
 
 def guard(manifest: Manifest, lines: Iterator[PatchLine]) -> None:
-    """Refuse a patch that would delete more than a tenth of a collection.
-
-    Replaced points do not count: another point of the same row comes in their place."""
+    """Refuse a patch that would delete more than a tenth of a collection; replaced points do not
+    count."""
     deletes: Counter[str] = Counter(
-        line.collection for line in lines if isinstance(line, Delete) and line.reason != "replaced"
+        line.collection for line in lines if isinstance(line, Delete) and line.shrinks
     )
     collections = manifest.qdrant.collections if manifest.qdrant else ()
     for text in runaways(deletes, {found.name: found.points for found in collections}):

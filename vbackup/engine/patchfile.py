@@ -36,7 +36,7 @@ class PatchFile:
         match line:
             case Delete():
                 self.deletes += 1
-                self.removals[line.collection] += line.reason != "replaced"
+                self.removals[line.collection] += line.shrinks
             case Upsert():
                 self.upserts += 1
             case Reembed():

@@ -34,6 +34,11 @@ class Delete(msgspec.Struct, frozen=True, tag_field="op", tag="delete"):
     id: PointId
     reason: DeleteReason
 
+    @property
+    def shrinks(self) -> bool:
+        """Whether no other point of the same row comes in its place."""
+        return self.reason != "replaced"
+
 
 class Upsert(msgspec.Struct, frozen=True, tag_field="op", tag="upsert"):
     """A point as it was at the watermark. `vector` is Qdrant's REST JSON."""
