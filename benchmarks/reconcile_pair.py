@@ -118,7 +118,11 @@ def back_up(pair: Pair) -> None:
     file = pair.work_dir / f"{pair.name}.toml"
     file.write_text(_CONFIG.format(pair=pair))
     for command in ("init", "backup"):
-        subprocess.run(["vbackup", "--config", str(file), command], check=True, stdout=sys.stderr)
+        subprocess.run(
+            [sys.executable, "-m", "vbackup", "--config", str(file), command],
+            check=True,
+            stdout=sys.stderr,
+        )
 
 
 def _points(kind: str, rows: int) -> Iterator[bytes]:

@@ -87,11 +87,15 @@ class IndexQueue:
             self._mutex.notify()
 
     def drain(self, timeout: float = 60.0) -> None:
-        """Wait until every change is written; no lag any more. Raises Failed."""
+        """Wait until every change is written; no lag any more. Raises Failed, also when nothing
+        was written for so many seconds."""
         with self._mutex:
             self._hurried = True
             self._mutex.notify_all()
-            idle = self._mutex.wait_for(lambda: not self._waiting or self._error, timeout)
+            idle, left = False, len(self._waiting) + 1
+            while not idle and len(self._waiting) < left:
+                left = len(self._waiting)
+                idle = bool(self._mutex.wait_for(lambda: not self._waiting or self._error, timeout))
             self._hurried = False
             if self._error:
                 raise Failed(f"the application's indexer failed: {self._error}") from self._error

@@ -123,9 +123,12 @@ class Confirmation:
 def identity(finding: Finding) -> tuple[object, ...]:
     """What must not change for a finding to be the same one: the point's side of it, and
     whether its row is there and live. The row's version may move on: an unchanged point that
-    was wrong before is wrong all the more."""
+    was wrong before is wrong all the more. How many points fit says something of one version of
+    the row only: a row that changes all the time may have none each time one looks."""
     kind = "version" if finding.kind in ("stale", "ahead") else finding.kind
-    number = finding.detail.partition(" ")[0] if finding.kind == "wrong_count" else ""
+    number = None
+    if finding.kind == "wrong_count":
+        number = finding.detail.partition(" ")[0], finding.row_version
     # A missing point is missing in whichever collection its row names by now.
     where = finding.collection if finding.point is not None else ""
     return kind, where, finding.key, finding.point, finding.point_version, number

@@ -12,6 +12,8 @@ For each small batch, in this order (the order is what makes it safe):
 5. Read points and rows once more and ask: had the point not been deleted, would it be right
    now? That is a row that came back with this very version while we worked. Then the point is
    put back as it was, if its id is still free.
+6. Do all of this again with what was put back: its row may have gone in that very moment, and
+   the application's own delete with it.
 
 What remains: an application that first writes a point with the payload of the orphan that is
 there, and commits its row only after step 5. That row had no point it could call its own
@@ -38,6 +40,9 @@ from vbackup.model.blocks import Point, PointBlock, PointId
 from vbackup.model.finding import Finding
 from vbackup.model.keys import canonical, composite
 from vbackup.model.link import Link
+
+SECOND_LOOKS = 5
+"""So often what was put back is looked at again, while anything of it had to go after all."""
 
 Place = tuple[str, PointId]
 """A point's collection and id."""
@@ -117,6 +122,17 @@ class Removal:
 
     def remove(self, target: Target, findings: Sequence[Finding]) -> Removed:
         """Remove the points of these findings, as far as they still are to go."""
+        gone, right = self._once(target, findings)
+        first, returned = len(gone), set(right)
+        for _ in range(SECOND_LOOKS):
+            if not right:
+                break
+            gone, right = self._once(target, [f for f in findings if _place(f) in right])
+            returned -= gone - right
+        return Removed(first - len(returned), len(findings) - first, len(returned))
+
+    def _once(self, target: Target, findings: Sequence[Finding]) -> tuple[set[Place], set[Place]]:
+        """The points that were deleted, and those of them that were put back."""
         looked = self._look(target, findings)
         doomed = {
             place: looked.whole[place]
@@ -126,13 +142,12 @@ class Removal:
             and _as_judged(target.link, looked.whole[place], finding)
         }
         if not doomed:
-            return Removed(skipped=len(findings))
+            return set(), set()
         self.removed.keep((collection, point) for (collection, _), point in doomed.items())
         for collection, points in _by_collection(doomed):
             self.editor.delete_unchanged(collection, points)
         concerned = [finding for finding in findings if _place(finding) in doomed]
-        gone, put_back = self._after(target, concerned, doomed)
-        return Removed(gone - put_back, len(findings) - gone, put_back)
+        return self._after(target, concerned, doomed)
 
     def _look(self, target: Target, findings: Sequence[Finding]) -> _Look:
         """Points first, rows last: a row is never older than its points."""
@@ -156,8 +171,8 @@ class Removal:
 
     def _after(
         self, target: Target, findings: Sequence[Finding], doomed: dict[Place, Point]
-    ) -> tuple[int, int]:
-        """How many points are gone, and how many of those would be right and were put back."""
+    ) -> tuple[set[Place], set[Place]]:
+        """Which points are gone, and which of those would be right and were put back."""
         where = self.reread.rows(target, findings)
         blocks = self.reread.blocks(target, findings, where)
         rows = self.reread.rows(target, findings)
@@ -169,7 +184,7 @@ class Removal:
         right = {place: point for place, point in gone.items() if place not in named}
         for collection, points in _by_collection(right):
             self.editor.write_unchanged(collection, points, {})
-        return len(gone), len(right)
+        return set(gone), set(right)
 
 
 @dataclass(frozen=True, slots=True)

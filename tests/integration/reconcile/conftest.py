@@ -7,7 +7,8 @@ import secrets
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from vbackup.engine.repair import Repair, RepairOptions, RepairResult, repair_ki
 from vbackup.engine.reread import Reread
 from vbackup.engine.revival import FromBackup
 from vbackup.engine.stored import StoredPoints
-from vbackup.model.blocks import Point
+from vbackup.model.blocks import Point, PointId
 from vbackup.model.finding import Finding
 from vbackup.model.link import Link, PayloadPath, RowSource
 from vbackup.model.patch import PatchLine, Reembed
@@ -40,6 +41,7 @@ from vbackup.sandbox.servers import QdrantServer
 
 Kind = Literal["id-int", "id-uuid", "payload", "many"]
 CHUNKS = 3
+SETTLE = 0.25
 
 _TABLE = """
 CREATE TABLE documents (
@@ -196,6 +198,7 @@ class RealPair:
         kinds: str = "all",
         *,
         before_delete: Callable[[Sequence[Point]], None] = lambda _: None,
+        before_write: Callable[[Sequence[Point]], None] = lambda _: None,
         from_backup: FromBackup | None = None,
         **options: Any,
     ) -> tuple[RepairResult, list[Reembed]]:
@@ -203,7 +206,7 @@ class RealPair:
         reread = Reread(live_rows(self.records), self.points, self.tmp_path)
         repair = Repair(
             reread,
-            InterruptedEditor(self.cluster, before_delete),
+            InterruptedEditor(self.cluster, before_delete, before_write),
             SilentReporter(),
             reembed.append,
             from_backup,
@@ -235,15 +238,28 @@ class RealPair:
 
 
 class InterruptedEditor(LiveEditor):
-    """Lets somebody act at the worst moment: all looks are done, the delete comes next."""
+    """Lets somebody act at the worst moments: all looks are done, the delete or the write comes
+    next."""
 
-    def __init__(self, cluster: Cluster, before: Callable[[Sequence[Point]], None]) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        before_delete: Callable[[Sequence[Point]], None],
+        before_write: Callable[[Sequence[Point]], None],
+    ) -> None:
         super().__init__(cluster)
-        self._before = before
+        self._before_delete = before_delete
+        self._before_write = before_write
 
     def delete_unchanged(self, collection: str, points: Sequence[Point]) -> None:
-        self._before(points)
+        self._before_delete(points)
         super().delete_unchanged(collection, points)
+
+    def write_unchanged(
+        self, collection: str, points: Sequence[Point], seen: Mapping[PointId, Point]
+    ) -> None:
+        self._before_write(points)
+        super().write_unchanged(collection, points, seen)
 
 
 def owner(number: int) -> str:
@@ -254,7 +270,8 @@ def owner(number: int) -> str:
 class Writers:
     """An application at work: rows first, their points up to `lag` seconds later, in order.
 
-    `numbers` are the rows that it touches; others are left to the test."""
+    `numbers` are the rows that it touches; others are left to the test. `worst` is the longest
+    that any point really took, in seconds: on a busy machine that is more than `lag`."""
 
     pair: RealPair
     numbers: Sequence[int]
@@ -262,10 +279,12 @@ class Writers:
     lag: float = 0.3
     seed: int = 1
     written: int = 0
+    worst: float = 0.0
 
     def __enter__(self) -> Writers:
         self._stop = threading.Event()
         self._queue: list[tuple[float, int, int | None]] = []
+        self._unsettled: deque[float] = deque()
         self._pool = ThreadPoolExecutor(1, "writers")
         self._running = self._pool.submit(self._run)
         return self
@@ -291,8 +310,12 @@ class Writers:
         with closing(self.pair.connect()) as connection:
             chance = random.Random(self.seed)
             started = time.monotonic()
+            settled = started
             while not self._stop.wait(0.001):
                 self._index(time.monotonic())
+                if time.monotonic() - settled > SETTLE:
+                    self._settle()
+                    settled = time.monotonic()
                 due = int((time.monotonic() - started) * self.rate) - self.written
                 for _ in range(min(due, self._behind - len(self._queue), 50)):
                     self._write(connection, chance)
@@ -300,11 +323,22 @@ class Writers:
                     if self._index(time.monotonic()):
                         break
             self._index(float("inf"))
+            self._settle()
+
+    def _settle(self) -> None:
+        """Nobody waits for a write, so queues of the server might grow: shards apply in order, and
+        this waits for all of them."""
+        nothing = {"filter": {"must": [{"has_id": []}]}}
+        sent = len(self._unsettled) - len(self._queue)
+        self.pair.call("POST", "/points/delete", nothing, wait="true")
+        for _ in range(sent):
+            self.worst = max(self.worst, time.monotonic() - self._unsettled.popleft())
 
     def _write(self, connection: psycopg.Connection, chance: random.Random) -> None:
         number = chance.choice(self.numbers)
         key = self.pair.key(number)
         self.written += 1
+        self._unsettled.append(time.monotonic())
         at = time.monotonic() + chance.random() * self.lag
         if chance.random() < 0.3:
             connection.execute("DELETE FROM documents WHERE id = %s", (key,))

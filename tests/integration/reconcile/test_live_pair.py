@@ -92,9 +92,14 @@ def test_beside_writers_only_drift_is_reported(
     pair = pairs(kind)
     pair.fill(ROWS)
     expected = inject(pair)
-    with writers(pair, range(100, ROWS), rate=300.0, lag=1.0) as app:
-        app.at_work(300)
-        result, found = pair.reconcile(max_index_lag=LAG)
+    for _ in range(5):
+        with writers(pair, range(100, ROWS), rate=300.0, lag=1.0) as app:
+            app.at_work(300)
+            result, found = pair.reconcile(max_index_lag=LAG)
+        if app.worst <= LAG:
+            break
+    else:
+        pytest.skip(f"points came up to {app.worst:.1f} s late: the machine is too busy")
     assert named(found) == expected
     assert result.reports[0].healed > 0
     result, found = pair.reconcile(confirm=False)
@@ -151,6 +156,31 @@ def test_rows_that_come_right_before_the_delete_keep_their_points(
     after, found = pair.reconcile(confirm=False)
     assert found == []
     assert after.reports[0].rows == after.reports[0].points == 60
+
+
+@pytest.mark.parametrize("kind", ["id-int", "payload"])
+def test_a_row_that_goes_while_its_point_is_put_back_leaves_no_orphan(
+    pairs: Callable[..., Any], kind: str
+) -> None:
+    pair = pairs(kind)
+    pair.put(range(1, 11), 1)
+    result, found = pair.reconcile(confirm=False)
+
+    def come(points: Sequence[Point]) -> None:
+        if not pair.rows():
+            pair.insert(range(1, 11), 1)
+
+    def go(points: Sequence[Point]) -> None:
+        assert len(points) == 10
+        with pair.connect() as connection:
+            connection.execute("DELETE FROM documents WHERE id < 6")
+        pair.remove([pair.ids(number)[0] for number in range(1, 6)])
+
+    repaired, _ = pair.repair(result, found, force=True, before_delete=come, before_write=go)
+    assert (repaired.deleted["orphans"], repaired.skipped, repaired.put_back) == (5, 0, 5)
+    after, found = pair.reconcile(confirm=False)
+    assert found == []
+    assert after.reports[0].rows == after.reports[0].points == 5
 
 
 @pytest.mark.parametrize("kind", ["id-uuid", "payload", "many"])

@@ -120,6 +120,24 @@ def test_a_row_that_changes_all_the_time_is_not_drift(pair: Any, tmp_path: Path)
     assert result.reports[0].healed == 1
 
 
+def test_a_row_of_many_points_that_changes_all_the_time_is_not_drift(
+    pair: Any, tmp_path: Path
+) -> None:
+    """At every look its points are one version behind: none of two fits, and never the same."""
+    pair.cardinality = "many"
+
+    def move(version: int) -> None:
+        pair.row("1", str(version), count=2)
+        pair.point(1, "1", version - 1)
+        pair.point(2, "1", version - 1)
+        pair.clock.after(0.1, lambda: move(version + 1))
+
+    move(2)
+    result, found = reconcile(pair, tmp_path)
+    assert found == []
+    assert result.reports[0].healed > 0
+
+
 def test_a_point_that_never_moves_is_drift_however_often_its_row_changes(
     pair: Any, tmp_path: Path
 ) -> None:
