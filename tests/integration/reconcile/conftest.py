@@ -328,7 +328,7 @@ class Writers:
     def _settle(self) -> None:
         """Nobody waits for a write, so queues of the server might grow: shards apply in order, and
         this waits for all of them."""
-        nothing = {"filter": {"must": [{"has_id": []}]}}
+        nothing: dict[str, Any] = {"filter": {"must": [{"has_id": []}]}}
         sent = len(self._unsettled) - len(self._queue)
         self.pair.call("POST", "/points/delete", nothing, wait="true")
         for _ in range(sent):
