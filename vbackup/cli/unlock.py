@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import click
 
@@ -11,12 +11,13 @@ from vbackup.cli.output import emit
 from vbackup.cli.screen import Screen
 from vbackup.cli.session import Session
 from vbackup.errors import Locked, Usage
+from vbackup.ports import LeaseName
 from vbackup.wiring import open_repository
 
 if TYPE_CHECKING:
     from vbackup.repository.lease import Claim
 
-NAMES = ("writer", "pruner", "reader", "scheduler", "switch", "keys", "check")
+NAMES = get_args(LeaseName)
 
 
 @options.command("unlock", short_help="Remove a stale lease, after showing who held it.")

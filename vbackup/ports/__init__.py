@@ -27,7 +27,7 @@ from vbackup.ports.records import (
     RowReader,
     RowView,
 )
-from vbackup.ports.repository import BackupWriter, Repository, StreamShape
+from vbackup.ports.repository import BackupWriter, LeaseName, Repository, StreamShape
 from vbackup.ports.storage import Buffer, LockingStore, ObjectStat, ObjectStore
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "DumpStream",
     "KeyCatalog",
     "KeyColumn",
+    "LeaseName",
     "LockingStore",
     "ObjectStat",
     "ObjectStore",

@@ -6,11 +6,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Literal, Protocol
 
 from vbackup.model.manifest import Artifact, BackupSummary, CheckRecord, Manifest
 from vbackup.ports.progress import Step
 from vbackup.ports.storage import Buffer
+
+LeaseName = Literal["writer", "pruner", "reader", "scheduler", "switch", "keys", "check"]
+"""Who may exclude whom: backups, prunes, daemons, restores in place, changes of keys, checks of the
+lease itself; readers exclude nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,6 @@ class Repository(Protocol):
 
     def record(self, backup_id: str, check: CheckRecord) -> None: ...
 
-    def lease(self, name: str) -> AbstractContextManager[None]:
-        """Hold one lease (`writer`, `pruner`, ...). Raises Locked with the holder."""
+    def lease(self, name: LeaseName) -> AbstractContextManager[None]:
+        """Hold one lease. Raises Locked with the holder."""
         ...

@@ -22,7 +22,7 @@ import msgspec
 
 from vbackup import incarnation
 from vbackup.errors import Locked, NotFound, VbackupError
-from vbackup.ports import Clock, ObjectStore
+from vbackup.ports import Clock, LeaseName, ObjectStore
 
 PREFIX = "leases/"
 TTL = 300.0
@@ -219,7 +219,7 @@ class Lease:
             self._store.delete([self._record.key])
 
 
-def acquire(store: ObjectStore, clock: Clock, name: str, *, ttl: float = TTL) -> Lease:
+def acquire(store: ObjectStore, clock: Clock, name: LeaseName, *, ttl: float = TTL) -> Lease:
     """Take the lease; claims of holders that are gone are removed. Raises Locked with the
     holder."""
     for attempt in range(1, _ATTEMPTS + 1):
@@ -239,7 +239,7 @@ def acquire(store: ObjectStore, clock: Clock, name: str, *, ttl: float = TTL) ->
 
 
 def share(
-    store: ObjectStore, clock: Clock, name: str, *, backup: str = "", ttl: float = TTL
+    store: ObjectStore, clock: Clock, name: LeaseName, *, backup: str = "", ttl: float = TTL
 ) -> Lease:
     """Hold a lease beside others of its name. Raises what the store says to one who may not
     write."""
@@ -275,7 +275,7 @@ def _clear_stale(store: ObjectStore, own: LeaseRecord, now: datetime) -> Claim |
     return next((claim for claim in others if not claim.stale), None)
 
 
-def _new_record(name: str, now: datetime, ttl: float) -> LeaseRecord:
+def _new_record(name: LeaseName, now: datetime, ttl: float) -> LeaseRecord:
     pid = os.getpid()
     place = incarnation.place()
     return LeaseRecord(

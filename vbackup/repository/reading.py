@@ -17,13 +17,13 @@ from datetime import datetime
 
 from vbackup.errors import Damaged, Refused, VbackupError
 from vbackup.model.manifest import Manifest
-from vbackup.ports import Clock, ObjectStore
+from vbackup.ports import Clock, LeaseName, ObjectStore
 from vbackup.repository import lease, listing
 from vbackup.repository.codec import Seal
 from vbackup.repository.lease import Claim, Lease
 from vbackup.repository.retention import Decision
 
-NAME = "reader"
+NAME: LeaseName = "reader"
 
 
 class Readings:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -10,9 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from vbackup.clock import SystemClock
-from vbackup.errors import AlreadyExists, Locked, NotFound, Usage
+from vbackup.errors import AlreadyExists, Locked, NotFound
 from vbackup.model.manifest import Artifact, BackupSummary, CheckRecord, Manifest
-from vbackup.ports import Clock, ObjectStore
+from vbackup.ports import Clock, LeaseName, ObjectStore
 from vbackup.repository import catalog, header, keys, lease, listing, sealed
 from vbackup.repository import manifest as manifests
 from vbackup.repository.blobs import BlobMaker
@@ -27,8 +26,6 @@ from vbackup.repository.reader import ChunkReader
 from vbackup.repository.reading import Readings
 from vbackup.repository.uploader import PackUploader
 from vbackup.repository.writer import Writer, WriterParts
-
-_LEASE_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,10 +190,8 @@ class Repository:
         return taken, taken.release
 
     @contextmanager
-    def lease(self, name: str) -> Iterator[None]:
+    def lease(self, name: LeaseName) -> Iterator[None]:
         """See `ports.Repository.lease`."""
-        if not _LEASE_NAME.fullmatch(name):
-            raise Usage(f"not a lease name: {name!r}")
         taken = lease.acquire(self.store, self.clock, name, ttl=self.options.lease_ttl)
         with self._lock:
             self._leases[name] = taken
@@ -207,11 +202,11 @@ class Repository:
                 self._leases.pop(name, None)
             taken.release()
 
-    def confirm(self, name: str) -> None:
+    def confirm(self, name: LeaseName) -> None:
         """Raises Locked unless this object holds the lease at this moment."""
         self.moment(name)
 
-    def moment(self, name: str) -> datetime:
+    def moment(self, name: LeaseName) -> datetime:
         """What time it is by the store's own clock, while this object holds the lease."""
         with self._lock:
             held = self._leases.get(name)

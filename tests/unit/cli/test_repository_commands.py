@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -14,7 +14,7 @@ import pytest
 from vbackup import wiring
 from vbackup.model.manifest import Manifest
 from vbackup.model.patch import Reembed
-from vbackup.ports import Clock
+from vbackup.ports import Clock, LeaseName
 from vbackup.repository.repository import Repository
 from vbackup.settings import load_repository
 
@@ -215,6 +215,11 @@ def test_a_misspelt_lease_is_not_taken_for_a_free_one(vb: Run, config_file: Path
     assert told.code == 2
     assert "no lease is called 'wrtier'" in told.err
     assert "writer, pruner" in told.err
+
+
+def test_the_help_of_unlock_names_every_lease(vb: Run) -> None:
+    told = vb("unlock", "--help").out
+    assert [name for name in get_args(LeaseName) if name not in told] == []
 
 
 def test_unlock_of_nothing(vb: Run, config_file: Path) -> None:
