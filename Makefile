@@ -11,12 +11,13 @@ SECONDS ?= 600
 PYTEST_ARGS ?=
 EXTRAS ?= dev
 
-.PHONY: help install demo test unit lint format torture soak containers clean
+.PHONY: help install demo test unit versions lint format torture soak containers clean
 
 help:
 	@echo "make demo                 watch a live pair being backed up, destroyed and restored"
 	@echo "make test                 check the code, run all tests against real servers"
 	@echo "make unit                 only the tests that need no server"
+	@echo "make versions             the integration tests on every supported server version"
 	@echo "make lint                 ruff and mypy --strict"
 	@echo "make torture RUNS=200     that many random scenarios (SEED=1000 is the first)"
 	@echo "make soak MINUTES=30      backups under writers while servers are killed"
@@ -49,6 +50,10 @@ lint: install
 format: install
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
+
+# Every test that can run on each supported server version does.
+versions: install
+	VBACKUP_TEST_VERSIONS=all $(RUN) pytest tests/integration $(PYTEST_ARGS)
 
 # A seed is printed with every failure; the same seed gives the same scenario.
 torture: install

@@ -162,11 +162,11 @@ def test_a_large_collection_comes_back_as_it_was(store: Any, tmp_path: Path) -> 
         pytest.skip("large enough once")
     store.page = 10_000
     name = store.make(_dense(shard_number=2))
-    store.put(name, _ints(200_000), batch=5_000)
+    store.put(name, _ints(60_000), batch=5_000)
 
     restored = store.restore(store.save(name, tmp_path))
 
-    assert store.facts(restored).points == 200_000
+    assert store.facts(restored).points == 60_000
     assert store.everything(restored) == store.everything(name)
 
 
