@@ -66,8 +66,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _is_older(item: pytest.Item) -> bool:
-    call = getattr(item, "callspec", None)
-    return bool(call) and any(call.params.get(name) == older for name, older in OLDER.items())
+    params: dict[str, object] = getattr(getattr(item, "callspec", None), "params", {})
+    return any(params.get(name) == older for name, older in OLDER.items())
 
 
 def _provided(start: Callable[[], _Server]) -> _Server:
