@@ -144,8 +144,7 @@ class Race:
     def _next(self, open_ones: Sequence[Candidate]) -> Candidate:
         """One more candidate; with the row fence when hot rows have spoilt all others, or when it
         is the last."""
-        for one in open_ones:
-            self.rows.see(one.lost)
+        self._see(open_ones)
         spoilt = self.opened >= SPOILT and all(one.lost for one in open_ones)
         if not ((spoilt or self._late) and self.rows.ready):
             return self.open()
@@ -157,10 +156,13 @@ class Race:
         a slow machine few candidates fit into it."""
         if self._late or self.rows.held:
             return False
-        for one in open_ones:
-            self.rows.see(one.lost)
+        self._see(open_ones)
         self._late = self.rows.ready
         return self._late
+
+    def _see(self, candidates: Sequence[Candidate]) -> None:
+        for one in candidates:
+            self.rows.see(one.lost)
 
     def _make_way(self, winner: Candidate, open_ones: list[Candidate]) -> bool:
         """Close all candidates when somebody waits for their locks; once a search."""
@@ -191,5 +193,5 @@ class Race:
             return
         worst = max(open_ones, key=lambda one: (one.gaps, -one.opened))
         open_ones.remove(worst)
-        self.rows.see(worst.lost)
+        self._see([worst])
         worst.watermark.close()
