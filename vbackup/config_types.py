@@ -60,4 +60,4 @@ OneOrMany = Annotated[
 class Section(BaseModel):
     """Base of all sections: frozen, unknown keys are mistakes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid", populate_by_name=True)
