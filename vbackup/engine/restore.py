@@ -137,7 +137,8 @@ class Restore:
                     if not options.keep_failed:
                         self._undo(undo, last=False)
                     raise
-            self.finish(plan, result)
+            with self._statistics(plan):
+                self.finish(plan, result)
         except BaseException:
             if not options.keep_failed:
                 self._undo(undo)
@@ -147,6 +148,22 @@ class Restore:
             self.renew_cache(plan, result)
         result.rto_seconds = self.clock.monotonic() - started
         return result
+
+    @contextmanager
+    def _statistics(self, plan: RestorePlan) -> Iterator[None]:
+        """Gather the database's statistics meanwhile: a proof scans whole tables and asks for
+        rows by their keys, for which it needs none."""
+        if plan.database is None or self.records is None:
+            yield
+            return
+        pool = ThreadPoolExecutor(1, "analyze")
+        gathered = pool.submit(self.records.analyze, plan.database, self.reporter)
+        try:
+            yield
+            gathered.result()
+        finally:
+            # Nobody waits for it after a failure: it ends with the database.
+            pool.shutdown(wait=False)
 
     def finish(self, plan: RestorePlan, result: RestoreResult) -> None:
         """Make loaded shards the state at the watermark, and prove it."""

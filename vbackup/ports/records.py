@@ -159,6 +159,10 @@ class RecordTarget(Protocol):
         privileges that this server has no roles for). Raises Failed on anything else."""
         ...
 
+    def analyze(self, database: str, report: Reporter) -> None:
+        """Gather the statistics of a database that was loaded. Raises Failed."""
+        ...
+
     def narrow(
         self, database: str, tables: Sequence[TenantTable], tenant: str
     ) -> tuple[list[KeptTable], list[str]]:

@@ -69,7 +69,7 @@ class PostgresTarget:
         open_artifact: OpenArtifact,
         report: Reporter,
     ) -> list[str]:
-        """Restore schema, data, then indexes and constraints, and gather statistics.
+        """Restore schema, data, then indexes and constraints. Statistics are left to `analyze`.
 
         Returns warnings: owners and privileges that this server has no roles for, a locale that
         it does not have. Raises Failed on anything else, with the object.
@@ -90,8 +90,6 @@ class PostgresTarget:
                 restore.run(path, tables, open_artifact, step)
                 if restore.superuser:
                     grant_one_by_one(connection, restore.retry)
-                with report.step("analyze", unit="tables"):
-                    connection.execute("ANALYZE")
                 restore.warnings += apply_properties(
                     connection,
                     restore.tools,
@@ -100,6 +98,13 @@ class PostgresTarget:
                     part.facts.database,
                 )
         return self._created.get(database, []) + restore.warnings
+
+    def analyze(self, database: str, report: Reporter) -> None:
+        """Gather the statistics that plans of queries need: a dump has none. Raises Failed."""
+        connection = connect(self._config, database=database)
+        doing = f'gathering the statistics of database "{database}"'
+        with closing(connection), translated(doing), report.step("analyze", unit="tables"):
+            connection.execute("ANALYZE")
 
     def narrow(
         self, database: str, tables: Sequence[TenantTable], tenant: str
