@@ -73,9 +73,11 @@ def create_repository(config: RepositoryConfig, clock: Clock | None = None) -> R
 
 def open_repository(config: RepositoryConfig, clock: Clock | None = None) -> Repository:
     """Raises NotFound, Denied (before any work), Unreachable."""
+    from vbackup.heap import limit_arenas
     from vbackup.passphrase import configured
     from vbackup.repository.repository import Repository
 
+    limit_arenas()
     return Repository.open(
         object_store(config, clock),
         passphrase=configured(config),

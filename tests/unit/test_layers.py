@@ -38,6 +38,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "progress": VALUES | {"logs"},
     "bars": VALUES | {"progress"},
     "fence": FLOOR,
+    "heap": frozenset(),
     "repository": VALUES,
     "engine": VALUES | {"repository"},
     "postgres": VALUES,
@@ -47,7 +48,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "sandbox": VALUES,
     "operate": VALUES | {"engine", "repository", "wiring", "settings", "reconciling"},
     "wiring": VALUES
-    | {"engine", "repository", "settings", "passphrase", "logs", "progress", "bars"}
+    | {"engine", "heap", "repository", "settings", "passphrase", "logs", "progress", "bars"}
     | (ADAPTERS - {"operate", "sandbox"}),
     "discovering": VALUES | {"engine", "wiring", "postgres"},
     "restoring": VALUES | {"engine", "postgres", "qdrant", "wiring"},

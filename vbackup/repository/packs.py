@@ -129,6 +129,15 @@ class PackBuilder:
         self._lengths += blob.lengths
         self._data += blob.data
 
+    def absorb(self, other: PackBuilder) -> None:
+        """Add all blobs of another pack, which must not be used any more."""
+        moved = len(self._data) - len(HEADER)
+        for offset, stored, content, chunks, codec in other._blobs:
+            self._blobs.append((offset + moved, stored, content, chunks, codec))
+        self._ids += other._ids
+        self._lengths += other._lengths
+        self._data += memoryview(other._data)[len(HEADER) :]
+
     def finish(self, seal: Seal) -> FinishedPack:
         """Add index and trailer; the builder must not be used any more."""
         end = len(self._data)

@@ -21,12 +21,15 @@ from vbackup.repository.keys import ChunkHasher
 from vbackup.repository.packs import Location, pack_key
 from vbackup.repository.recipe import Piece, RecipeReader
 
-_WINDOW = 4 * 1024**2
+_WINDOW = 8 * 1024**2
 _NOT_AS_IT_CAME = "are not what came in: their BLAKE3 differs"
 _PIECES = 4096
-_RANGE = 4 * 1024**2
-_GAP = 64 * 1024
-_AHEAD = 6
+_RANGE = 8 * 1024**2
+_GAP = 256 * 1024
+"""So many bytes are rather read for nothing than asked around. A window of another part of the
+stream is longer: it costs more to transfer than a request."""
+
+_AHEAD = 4
 _JOBS = 4
 _CACHED = 8 * 1024**2
 

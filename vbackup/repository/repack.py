@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from vbackup.errors import Damaged, Failed, NotFound
 from vbackup.repository.blobs import Blob, open_blob, open_chunk
 from vbackup.repository.marks import Marks
 from vbackup.repository.packs import Entries, by_blob, chunk_ids, entries_of, pack_id, pack_key
 from vbackup.repository.repository import Repository
-from vbackup.repository.uploader import PackUploader
+
+Append = Callable[[Sequence[Blob]], None]
+"""Puts blobs into a new pack."""
 
 
 def repack(repository: Repository, packs: Iterable[bytes], marks: Marks) -> tuple[set[bytes], int]:
@@ -19,7 +22,9 @@ def repack(repository: Repository, packs: Iterable[bytes], marks: Marks) -> tupl
     store did not keep what was written."""
     uploader = repository.uploader(repository.index())
     try:
-        moved = {pack for pack in packs if _move(repository, uploader, pack, marks.chunks(pack))}
+        with uploader.lane() as lane:
+            append = partial(uploader.append, lane)
+            moved = {pack for pack in packs if _move(repository, append, pack, marks.chunks(pack))}
         uploader.flush()
         for pack in uploader.packs:  # The originals are about to go: trust only what reads back.
             if pack_id(_whole(repository, pack)) != pack:
@@ -30,7 +35,7 @@ def repack(repository: Repository, packs: Iterable[bytes], marks: Marks) -> tupl
     return moved, sum(sizes[pack] for pack in uploader.packs)
 
 
-def _move(repository: Repository, uploader: PackUploader, pack: bytes, chunks: set[bytes]) -> bool:
+def _move(repository: Repository, append: Append, pack: bytes, chunks: set[bytes]) -> bool:
     """Store a pack's used chunks anew. What was stored before something cannot be verified is
     only there twice."""
     moved = 0
@@ -39,7 +44,7 @@ def _move(repository: Repository, uploader: PackUploader, pack: bytes, chunks: s
         for entries in by_blob(entries_of(repository.seal, data, len(data))):
             used = [at for at, chunk in enumerate(chunk_ids(entries)) if chunk in chunks]
             if used:
-                _move_blob(repository, uploader, data, entries, used)
+                _move_blob(repository, append, data, entries, used)
             moved += len(used)
     except (Damaged, NotFound):
         return False
@@ -48,7 +53,7 @@ def _move(repository: Repository, uploader: PackUploader, pack: bytes, chunks: s
 
 def _move_blob(
     repository: Repository,
-    uploader: PackUploader,
+    append: Append,
     data: memoryview,
     entries: Entries,
     used: Sequence[int],
@@ -62,11 +67,9 @@ def _move_blob(
         for chunk, one in zip(ids, entries[used], strict=True)
     ]
     if len(used) == len(entries):
-        blobs: Iterable[Blob] = [Blob(stored, ids, list(map(len, parts)), int(place["codec"]))]
+        append([Blob(stored, ids, list(map(len, parts)), int(place["codec"]))])
     else:
-        blobs = repository.blobs.make(ids, parts)
-    for blob in blobs:
-        uploader.append(blob)
+        append(list(repository.blobs.make(ids, parts)))
 
 
 def _whole(repository: Repository, pack: bytes) -> bytes:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from vbackup.errors import Failed
 from vbackup.ports import ObjectStore
@@ -17,8 +19,19 @@ from vbackup.repository.packs import MAX_ENTRIES, Entries, PackBuilder, pack_key
 MANY = MAX_ENTRIES // 2
 """Chunks that fill a pack whatever its size: the next blob may bring many more."""
 
+LANES = 3
+"""Packs that are filled at a time, each by one stream; more streams than these share them."""
+
 PACKS_AN_INDEX = 64
 """An index object is written this often, so that a killed backup leaves little to rediscover."""
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """A pack that is being filled, and the number of streams that do so."""
+
+    pack: PackBuilder = field(default_factory=PackBuilder)
+    streams: int = 0
 
 
 class PackUploader:
@@ -38,9 +51,9 @@ class PackUploader:
         self._index = index
         self._pack_size = pack_size
         self._pool = ThreadPoolExecutor(jobs, thread_name_prefix="vbackup-upload")
-        self._slots = threading.BoundedSemaphore(jobs + 1)
+        self._slots = threading.BoundedSemaphore(jobs)
         self._lock = threading.Lock()
-        self._open = PackBuilder()
+        self._lanes: list[Lane] = []
         self._uploads: set[Future[None]] = set()
         self._unindexed: list[PackEntries] = []
         self._uploaded_bytes = 0
@@ -56,15 +69,33 @@ class PackUploader:
         with self._lock:
             self._unindexed += packs
 
-    def append(self, blob: Blob) -> None:
-        """Put one sealed blob into the open pack."""
-        self.check()
+    @contextmanager
+    def lane(self) -> Iterator[Lane]:
+        """Where a stream's blobs go: what is read together lies together. The pack that it leaves
+        half full is gone on with by a later stream."""
         with self._lock:
-            self._open.append(blob)
-            if len(self._open) < self._pack_size and self._open.count < MANY:
-                return
-            full, self._open = self._open, PackBuilder()
-        self._submit(full)
+            if len(self._lanes) < LANES and all(lane.streams for lane in self._lanes):
+                self._lanes.append(Lane())
+            lane = min(self._lanes, key=lambda lane: lane.streams)
+            lane.streams += 1
+        try:
+            yield lane
+        finally:
+            with self._lock:
+                lane.streams -= 1
+
+    def append(self, lane: Lane, blobs: Sequence[Blob]) -> None:
+        """Put sealed blobs into a lane's pack, next to each other as far as it has room."""
+        self.check()
+        full: list[PackBuilder] = []
+        with self._lock:
+            for blob in blobs:
+                lane.pack.append(blob)
+                if len(lane.pack) >= self._pack_size or lane.pack.count >= MANY:
+                    full.append(lane.pack)
+                    lane.pack = PackBuilder()
+        for pack in full:
+            self._submit(pack)
 
     def check(self) -> None:
         """Raises what an upload failed with."""
@@ -72,17 +103,35 @@ class PackUploader:
             raise self._failure
 
     def flush(self) -> None:
-        """Upload the open pack, wait for all uploads, write the index. Raises the first failure."""
-        with self._lock:
-            last, self._open = self._open, PackBuilder()
-        if last.count:
-            self._submit(last)
+        """Upload the open packs, wait for all uploads, write the index. Raises the first
+        failure."""
+        for pack in self._leftovers():
+            self._submit(pack)
         self._drain()
         self._write_index(1)
 
     def close(self) -> None:
         """End the pool; uploads not yet begun are dropped."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _leftovers(self) -> list[PackBuilder]:
+        """What is in the open packs, in as few as it fits into."""
+        with self._lock:
+            packs = [lane.pack for lane in self._lanes if lane.pack.count]
+            for lane in self._lanes:
+                lane.pack = PackBuilder()
+        found: list[PackBuilder] = []
+        for pack in sorted(packs, key=len):
+            last = found[-1] if found else None
+            if (
+                last
+                and len(last) + len(pack) <= self._pack_size
+                and last.count + pack.count <= MANY
+            ):
+                last.absorb(pack)
+            else:
+                found.append(pack)
+        return found
 
     def _submit(self, pack: PackBuilder) -> None:
         self._slots.acquire()

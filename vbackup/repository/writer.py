@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 from blake3 import blake3
 
@@ -27,7 +28,7 @@ from vbackup.repository.marks import is_whole
 from vbackup.repository.packs import Entries, chunk_ids, pack_key, stored_packs
 from vbackup.repository.reader import ChunkReader
 from vbackup.repository.recipe import RecipeWriter
-from vbackup.repository.uploader import PackUploader
+from vbackup.repository.uploader import Lane, PackUploader
 
 _IN_FLIGHT = 32
 
@@ -88,14 +89,25 @@ class Writer:
         """See `BackupWriter.add`. Raises Usage for a name that climbs (`manifest.artifact_name`
         makes good ones of any text)."""
         manifests.check_name(name)
-        chunker = self._parts.chunkers.of(name, shape or StreamShape())
+        with self._parts.uploader.lane() as lane:
+            return self._add(name, stream, step, shape or StreamShape(), lane)
+
+    def _add(
+        self,
+        name: str,
+        stream: Iterable[Buffer],
+        step: Step | None,
+        shape: StreamShape,
+        lane: Lane,
+    ) -> Artifact:
+        chunker = self._parts.chunkers.of(name, shape)
         digest = blake3()
         length = 0
-        recipe = RecipeWriter(self._parts.chunkers.recipes, self._store)
+        recipe = RecipeWriter(self._parts.chunkers.recipes, partial(self._store, lane))
         flight: deque[Future[_Stored]] = deque()
         try:
             for window in chunker.windows(_digested(stream, digest)):
-                flight.append(self._submit(window))
+                flight.append(self._submit(window, lane))
                 length += len(window.data)
                 while flight and (flight[0].done() or len(flight) >= _IN_FLIGHT):
                     recipe.extend(*flight.popleft().result())
@@ -118,27 +130,27 @@ class Writer:
             blake3=digest.hexdigest(),
         )
 
-    def _submit(self, window: Window) -> Future[_Stored]:
+    def _submit(self, window: Window, lane: Lane) -> Future[_Stored]:
         self._parts.uploader.check()
         self._slots.acquire()
         try:
-            future = self._pool.submit(self._store_window, window)
+            future = self._pool.submit(self._store_window, window, lane)
         except RuntimeError:
             self._slots.release()
             raise Failed(f"backup {self._id} has ended already") from None
         future.add_done_callback(lambda _: self._slots.release())
         return future
 
-    def _store_window(self, window: Window) -> _Stored:
+    def _store_window(self, window: Window, lane: Lane) -> _Stored:
         chunks = list(window.chunks())
-        return self._store(chunks), list(map(len, chunks))
+        return self._store(lane, chunks), list(map(len, chunks))
 
-    def _store(self, chunks: Sequence[Buffer]) -> list[bytes]:
+    def _store(self, lane: Lane, chunks: Sequence[Buffer]) -> list[bytes]:
         """The ids of the chunks; those that are new are stored, several in a blob."""
         ids = list(map(self._parts.hasher.id, chunks))
         new = self._claim(ids)
-        for blob in self._parts.blobs.make([ids[at] for at in new], [chunks[at] for at in new]):
-            self._parts.uploader.append(blob)
+        blobs = self._parts.blobs.make([ids[at] for at in new], [chunks[at] for at in new])
+        self._parts.uploader.append(lane, list(blobs))
         return ids
 
     def _claim(self, ids: Sequence[bytes]) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -69,6 +70,57 @@ def test_several_streams_at_once(repository: Repository, kit: Any) -> None:
         thread.join()
     writer.publish(kit.manifest("b1", artifacts, repository.clock.now()))
     assert kit.contents(repository, "b1") == streams
+
+
+def test_streams_that_come_at_once_fill_packs_of_their_own(
+    repository: Repository, store: Any, kit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read together lies together: a restore asks for few and long ranges."""
+    streams = {"a": kit.noise(300_000, 1), "b": kit.noise(300_000, 2)}
+    back_up_abreast(repository, kit, streams)
+
+    packs: dict[str, set[str]] = {}
+    for artifact in repository.load("b1").artifacts():
+        asked: list[str] = []
+        with monkeypatch.context() as patch:
+            get = store.get
+
+            def counted(key: str, *range_: Any, asked: list[str] = asked, get: Any = get) -> Any:
+                asked.append(key)
+                return get(key, *range_)
+
+            patch.setattr(store, "get", counted)
+            assert b"".join(repository.read(artifact)) == streams[artifact.name]
+        packs[artifact.name] = set(asked)
+        # One request a pack, and a few for the list of chunks.
+        assert len(asked) <= len(set(asked)) + 4
+    # What was left in both open packs at the end may share one.
+    assert len(packs["a"] & packs["b"]) <= 1
+    assert len(packs["a"]) >= 9
+
+
+def test_what_is_left_at_the_end_shares_a_pack(
+    repository: Repository, store: Any, kit: Any
+) -> None:
+    streams = {name: kit.noise(6_000, seed) for seed, name in enumerate("abc")}
+    back_up_abreast(repository, kit, streams)
+    assert len(store.names("packs/")) == 1
+    assert kit.contents(repository, "b1") == streams
+
+
+def back_up_abreast(repository: Repository, kit: Any, streams: dict[str, bytes]) -> None:
+    """A backup whose streams take turns, piece by piece."""
+    writer, turn = repository.begin("b1"), threading.Barrier(len(streams), timeout=30)
+
+    def pieces(data: bytes) -> Iterator[bytes]:
+        for at in range(0, len(data), 10_000):
+            turn.wait()
+            yield data[at : at + 10_000]
+
+    with ThreadPoolExecutor(len(streams)) as pool:
+        added = [pool.submit(writer.add, name, pieces(data)) for name, data in streams.items()]
+        artifacts = [one.result() for one in added]
+    writer.publish(kit.manifest("b1", artifacts, repository.clock.now()))
 
 
 @pytest.mark.parametrize(
