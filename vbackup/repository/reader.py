@@ -21,7 +21,7 @@ from vbackup.repository.keys import ChunkHasher
 from vbackup.repository.packs import Location, pack_key
 from vbackup.repository.recipe import Piece, RecipeReader
 
-_WINDOW = 8 * 1024**2
+_WINDOW = 4 * 1024**2
 _NOT_AS_IT_CAME = "are not what came in: their BLAKE3 differs"
 _PIECES = 4096
 _RANGE = 8 * 1024**2
