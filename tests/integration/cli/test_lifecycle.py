@@ -13,6 +13,8 @@ import pytest
 from psycopg import sql
 
 from vbackup.engine import apply
+from vbackup.errors import Failed
+from vbackup.postgres.target import PostgresTarget
 
 pytestmark = pytest.mark.integration
 
@@ -186,6 +188,37 @@ def test_a_restore_lands_beside_the_live_pair_and_agrees(
         assert pair.count_rows() == ROWS - 100
         assert found["rto_seconds"] > 0
         assert vb("restore").code == 4  # the names are taken now
+
+
+def databases(pair: Any) -> set[str]:
+    with psycopg.connect(pair.dsn) as connection:
+        return {name for (name,) in connection.execute("SELECT datname FROM pg_database")}
+
+
+def test_a_restored_database_has_statistics(vb: Run, pair: Any, backed_up: str) -> None:
+    """A dump has none: until autovacuum came by, every query would be planned blindly."""
+    name = vb("restore", "--json").json["database"]
+    with dropped_afterwards(pair, name):
+        dsn = psycopg.conninfo.make_conninfo(pair.dsn, dbname=name)
+        with psycopg.connect(dsn) as connection:
+            known = connection.execute("SELECT 1 FROM pg_stats WHERE tablename = 'documents'")
+            assert known.fetchone()
+
+
+def test_a_restore_whose_statistics_fail_leaves_nothing(
+    vb: Run, pair: Any, backed_up: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are gathered while the pair is compared, which goes well."""
+
+    def failing(target: PostgresTarget, database: str, report: Any) -> None:
+        raise Failed("no space left on device")
+
+    monkeypatch.setattr(PostgresTarget, "analyze", failing)
+    before = databases(pair), pair.collections()
+    shown = vb("restore")
+    assert shown.code == 1
+    assert "no space left on device" in shown.err
+    assert (databases(pair), pair.collections()) == before
 
 
 def test_a_side_alone(vb: Run, pair: Any, backed_up: str) -> None:
