@@ -21,6 +21,7 @@ from vbackup.postgres.connection import (
     one,
     parameters,
     reached,
+    session,
 )
 from vbackup.postgres.failures import translated
 from vbackup.postgres.merging import merge
@@ -101,9 +102,11 @@ class PostgresTarget:
 
     def analyze(self, database: str, report: Reporter) -> None:
         """Gather the statistics that plans of queries need: a dump has none. Raises Failed."""
-        connection = connect(self._config, database=database)
         doing = f'gathering the statistics of database "{database}"'
-        with closing(connection), translated(doing), report.step("analyze", unit="tables"):
+        with (
+            session(self._config, database=database, doing=doing) as connection,
+            report.step("analyze", unit="tables"),
+        ):
             connection.execute("ANALYZE")
 
     def narrow(

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 
 from vbackup.errors import Damaged, Failed, NotFound
 from vbackup.repository.blobs import Blob, open_blob, open_chunk
 from vbackup.repository.marks import Marks
 from vbackup.repository.packs import Entries, by_blob, chunk_ids, entries_of, pack_id, pack_key
 from vbackup.repository.repository import Repository
-
-Append = Callable[[Sequence[Blob]], None]
-"""Puts blobs into a new pack."""
+from vbackup.repository.uploader import Append
 
 
 def repack(repository: Repository, packs: Iterable[bytes], marks: Marks) -> tuple[set[bytes], int]:
@@ -22,8 +19,7 @@ def repack(repository: Repository, packs: Iterable[bytes], marks: Marks) -> tupl
     store did not keep what was written."""
     uploader = repository.uploader(repository.index())
     try:
-        with uploader.lane() as lane:
-            append = partial(uploader.append, lane)
+        with uploader.lane() as append:
             moved = {pack for pack in packs if _move(repository, append, pack, marks.chunks(pack))}
         uploader.flush()
         for pack in uploader.packs:  # The originals are about to go: trust only what reads back.

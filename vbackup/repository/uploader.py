@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from vbackup.errors import Failed
 from vbackup.ports import ObjectStore
@@ -26,16 +27,26 @@ PACKS_AN_INDEX = 64
 """An index object is written this often, so that a killed backup leaves little to rediscover."""
 
 
+Append = Callable[[Sequence[Blob]], None]
+"""Puts a stream's sealed blobs into its pack, next to each other as far as it has room. Blocks
+while the pool is behind."""
+
+
 @dataclass(slots=True, eq=False)
-class Lane:
+class _Lane:
     """A pack that is being filled, and the number of streams that do so."""
 
     pack: PackBuilder = field(default_factory=PackBuilder)
     streams: int = 0
 
+    def take(self) -> PackBuilder:
+        """The pack as it is; another one is begun."""
+        taken, self.pack = self.pack, PackBuilder()
+        return taken
+
 
 class PackUploader:
-    """Fills packs and uploads them. `append` blocks while the pool is behind; thread-safe.
+    """Fills packs, each stream a `lane` of them, and uploads them; thread-safe.
 
     The first failure is kept and raised by every later call: a backup with a pack missing must
     not come to be. `packs` are the packs uploaded so far; `stored` is told of their chunks.
@@ -53,7 +64,7 @@ class PackUploader:
         self._pool = ThreadPoolExecutor(jobs, thread_name_prefix="vbackup-upload")
         self._slots = threading.BoundedSemaphore(jobs)
         self._lock = threading.Lock()
-        self._lanes: list[Lane] = []
+        self._lanes: list[_Lane] = []
         self._uploads: set[Future[None]] = set()
         self._unindexed: list[PackEntries] = []
         self._uploaded_bytes = 0
@@ -70,30 +81,28 @@ class PackUploader:
             self._unindexed += packs
 
     @contextmanager
-    def lane(self) -> Iterator[Lane]:
+    def lane(self) -> Iterator[Append]:
         """Where a stream's blobs go: what is read together lies together. The pack that it leaves
         half full is gone on with by a later stream."""
         with self._lock:
             if len(self._lanes) < LANES and all(lane.streams for lane in self._lanes):
-                self._lanes.append(Lane())
+                self._lanes.append(_Lane())
             lane = min(self._lanes, key=lambda lane: lane.streams)
             lane.streams += 1
         try:
-            yield lane
+            yield partial(self._append, lane)
         finally:
             with self._lock:
                 lane.streams -= 1
 
-    def append(self, lane: Lane, blobs: Sequence[Blob]) -> None:
-        """Put sealed blobs into a lane's pack, next to each other as far as it has room."""
+    def _append(self, lane: _Lane, blobs: Sequence[Blob]) -> None:
         self.check()
         full: list[PackBuilder] = []
         with self._lock:
             for blob in blobs:
                 lane.pack.append(blob)
                 if len(lane.pack) >= self._pack_size or lane.pack.count >= MANY:
-                    full.append(lane.pack)
-                    lane.pack = PackBuilder()
+                    full.append(lane.take())
         for pack in full:
             self._submit(pack)
 
@@ -117,9 +126,7 @@ class PackUploader:
     def _leftovers(self) -> list[PackBuilder]:
         """What is in the open packs, in as few as it fits into."""
         with self._lock:
-            packs = [lane.pack for lane in self._lanes if lane.pack.count]
-            for lane in self._lanes:
-                lane.pack = PackBuilder()
+            packs = [lane.take() for lane in self._lanes if lane.pack.count]
         found: list[PackBuilder] = []
         for pack in sorted(packs, key=len):
             last = found[-1] if found else None

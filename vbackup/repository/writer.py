@@ -28,7 +28,7 @@ from vbackup.repository.marks import is_whole
 from vbackup.repository.packs import Entries, chunk_ids, pack_key, stored_packs
 from vbackup.repository.reader import ChunkReader
 from vbackup.repository.recipe import RecipeWriter
-from vbackup.repository.uploader import Lane, PackUploader
+from vbackup.repository.uploader import Append, PackUploader
 
 _IN_FLIGHT = 32
 
@@ -89,25 +89,25 @@ class Writer:
         """See `BackupWriter.add`. Raises Usage for a name that climbs (`manifest.artifact_name`
         makes good ones of any text)."""
         manifests.check_name(name)
-        with self._parts.uploader.lane() as lane:
-            return self._add(name, stream, step, shape or StreamShape(), lane)
+        with self._parts.uploader.lane() as append:
+            return self._add(append, name, stream, step, shape or StreamShape())
 
     def _add(
         self,
+        append: Append,
         name: str,
         stream: Iterable[Buffer],
         step: Step | None,
         shape: StreamShape,
-        lane: Lane,
     ) -> Artifact:
         chunker = self._parts.chunkers.of(name, shape)
         digest = blake3()
         length = 0
-        recipe = RecipeWriter(self._parts.chunkers.recipes, partial(self._store, lane))
+        recipe = RecipeWriter(self._parts.chunkers.recipes, partial(self._store, append))
         flight: deque[Future[_Stored]] = deque()
         try:
             for window in chunker.windows(_digested(stream, digest)):
-                flight.append(self._submit(window, lane))
+                flight.append(self._submit(append, window))
                 length += len(window.data)
                 while flight and (flight[0].done() or len(flight) >= _IN_FLIGHT):
                     recipe.extend(*flight.popleft().result())
@@ -130,27 +130,27 @@ class Writer:
             blake3=digest.hexdigest(),
         )
 
-    def _submit(self, window: Window, lane: Lane) -> Future[_Stored]:
+    def _submit(self, append: Append, window: Window) -> Future[_Stored]:
         self._parts.uploader.check()
         self._slots.acquire()
         try:
-            future = self._pool.submit(self._store_window, window, lane)
+            future = self._pool.submit(self._store_window, append, window)
         except RuntimeError:
             self._slots.release()
             raise Failed(f"backup {self._id} has ended already") from None
         future.add_done_callback(lambda _: self._slots.release())
         return future
 
-    def _store_window(self, window: Window, lane: Lane) -> _Stored:
+    def _store_window(self, append: Append, window: Window) -> _Stored:
         chunks = list(window.chunks())
-        return self._store(lane, chunks), list(map(len, chunks))
+        return self._store(append, chunks), list(map(len, chunks))
 
-    def _store(self, lane: Lane, chunks: Sequence[Buffer]) -> list[bytes]:
+    def _store(self, append: Append, chunks: Sequence[Buffer]) -> list[bytes]:
         """The ids of the chunks; those that are new are stored, several in a blob."""
         ids = list(map(self._parts.hasher.id, chunks))
         new = self._claim(ids)
         blobs = self._parts.blobs.make([ids[at] for at in new], [chunks[at] for at in new])
-        self._parts.uploader.append(lane, list(blobs))
+        append(list(blobs))
         return ids
 
     def _claim(self, ids: Sequence[bytes]) -> list[int]:

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+from psycopg import sql
 
 from vbackup import redact
 from vbackup.cli.main import run
@@ -93,6 +94,24 @@ def pair(database: str, qdrant_server: QdrantServer, collection_prefix: str) -> 
             json={"points": points},
         ).raise_for_status()
         yield found
+
+
+@pytest.fixture
+def databases(pair: LivePair) -> Iterator[Callable[[], set[str]]]:
+    """The databases of this pair, the live one and copies."""
+    live = str(psycopg.conninfo.conninfo_to_dict(pair.dsn)["dbname"])
+    with psycopg.connect(
+        psycopg.conninfo.make_conninfo(pair.dsn, dbname="postgres"), autocommit=True
+    ) as connection:
+
+        def find() -> set[str]:
+            rows = connection.execute("SELECT datname FROM pg_database").fetchall()
+            return {name for (name,) in rows if name.startswith(live)}
+
+        yield find
+        for name in find() - {live}:
+            gone = sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name))
+            connection.execute(gone)
 
 
 @pytest.fixture

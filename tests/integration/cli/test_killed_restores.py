@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
-from psycopg import sql
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -40,24 +38,6 @@ def backed_up(vb: Run, config_file: Path) -> str:
     shown = vb("backup", "--json")
     assert shown.code == 0, shown.err
     return str(shown.json["id"])
-
-
-@pytest.fixture
-def databases(pair: Any) -> Iterator[Callable[[], set[str]]]:
-    """The databases of this pair, the live one and copies."""
-    live = str(psycopg.conninfo.conninfo_to_dict(pair.dsn)["dbname"])
-    with psycopg.connect(
-        psycopg.conninfo.make_conninfo(pair.dsn, dbname="postgres"), autocommit=True
-    ) as connection:
-
-        def find() -> set[str]:
-            rows = connection.execute("SELECT datname FROM pg_database").fetchall()
-            return {name for (name,) in rows if name.startswith(live)}
-
-        yield find
-        for name in find() - {live}:
-            gone = sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name))
-            connection.execute(gone)
 
 
 def killed(config_file: Path, where: str, *arguments: str) -> None:

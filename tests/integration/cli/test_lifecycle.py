@@ -190,11 +190,6 @@ def test_a_restore_lands_beside_the_live_pair_and_agrees(
         assert vb("restore").code == 4  # the names are taken now
 
 
-def databases(pair: Any) -> set[str]:
-    with psycopg.connect(pair.dsn) as connection:
-        return {name for (name,) in connection.execute("SELECT datname FROM pg_database")}
-
-
 def test_a_restored_database_has_statistics(vb: Run, pair: Any, backed_up: str) -> None:
     """A dump has none: until autovacuum came by, every query would be planned blindly."""
     name = vb("restore", "--json").json["database"]
@@ -206,7 +201,11 @@ def test_a_restored_database_has_statistics(vb: Run, pair: Any, backed_up: str) 
 
 
 def test_a_restore_whose_statistics_fail_leaves_nothing(
-    vb: Run, pair: Any, backed_up: str, monkeypatch: pytest.MonkeyPatch
+    vb: Run,
+    pair: Any,
+    backed_up: str,
+    databases: Callable[[], set[str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """They are gathered while the pair is compared, which goes well."""
 
@@ -214,11 +213,11 @@ def test_a_restore_whose_statistics_fail_leaves_nothing(
         raise Failed("no space left on device")
 
     monkeypatch.setattr(PostgresTarget, "analyze", failing)
-    before = databases(pair), pair.collections()
+    before = databases(), pair.collections()
     shown = vb("restore")
     assert shown.code == 1
     assert "no space left on device" in shown.err
-    assert (databases(pair), pair.collections()) == before
+    assert (databases(), pair.collections()) == before
 
 
 def test_a_side_alone(vb: Run, pair: Any, backed_up: str) -> None:

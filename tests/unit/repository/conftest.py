@@ -156,6 +156,18 @@ class Kit:
     def contents(self, repository: Repository, backup_id: str) -> dict[str, bytes]:
         return contents(repository, backup_id)
 
+    def counted(self, store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """The keys that are asked for from now on, one entry a request."""
+        requests: list[str] = []
+        get = store.get
+
+        def counting(key: str, start: int = 0, length: int | None = None) -> bytes:
+            requests.append(key)
+            return get(key, start, length)
+
+        monkeypatch.setattr(store, "get", counting)
+        return requests
+
     def noise(self, size: int, seed: int = 0) -> bytes:
         return random.Random(seed).randbytes(size)
 

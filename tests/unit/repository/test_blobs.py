@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from vbackup.model.manifest import Artifact
-from vbackup.ports import ObjectStore
 from vbackup.repository.blobs import BlobMaker, open_blob
 from vbackup.repository.codec import Compression
 from vbackup.repository.index import ChunkIndex
@@ -130,22 +129,10 @@ def test_many_generations_read_back_with_few_requests(kit: Any, monkeypatch: Any
     pieces = list(opened.reader.pieces(artifact))
     blobs = {(place.pack, place.offset) for piece in pieces for place in places(opened, piece)}
     assert len({pack for pack, _ in blobs}) >= 10
-    requests = counted(store, monkeypatch)
+    requests = kit.counted(store, monkeypatch)
     assert b"".join(opened.read(artifact)) == last
     assert len(requests) < 40 < len(pieces)
 
 
 def places(repository: Repository, piece: Any) -> Any:
     return repository.reader.places(piece.chunk)[:1]
-
-
-def counted(store: ObjectStore, monkeypatch: Any) -> list[str]:
-    requests: list[str] = []
-    get = store.get
-
-    def counting(key: str, start: int = 0, length: int | None = None) -> bytes:
-        requests.append(key)
-        return get(key, start, length)
-
-    monkeypatch.setattr(store, "get", counting)
-    return requests

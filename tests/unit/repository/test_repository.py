@@ -80,17 +80,10 @@ def test_streams_that_come_at_once_fill_packs_of_their_own(
     back_up_abreast(repository, kit, streams)
 
     packs: dict[str, set[str]] = {}
+    asked = kit.counted(store, monkeypatch)
     for artifact in repository.load("b1").artifacts():
-        asked: list[str] = []
-        with monkeypatch.context() as patch:
-            get = store.get
-
-            def counted(key: str, *range_: Any, asked: list[str] = asked, get: Any = get) -> Any:
-                asked.append(key)
-                return get(key, *range_)
-
-            patch.setattr(store, "get", counted)
-            assert b"".join(repository.read(artifact)) == streams[artifact.name]
+        asked.clear()
+        assert b"".join(repository.read(artifact)) == streams[artifact.name]
         packs[artifact.name] = set(asked)
         # One request a pack, and a few for the list of chunks.
         assert len(asked) <= len(set(asked)) + 4
