@@ -162,13 +162,13 @@ class EdgeProcess:
     def _end(self) -> None:
         process, self._process = self._process, None
         if process:
+            # It writes nothing that anybody needs: no reason to be gentle.
+            process.kill()
+            process.wait()
             for pipe in (process.stdin, process.stdout):
                 if pipe:
                     with suppress(OSError):
                         pipe.close()
-            # It writes nothing that anybody needs: no reason to be gentle.
-            process.kill()
-            process.wait()
         if self._log:
             self._log.close()
             self._log = None

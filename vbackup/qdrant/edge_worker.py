@@ -64,6 +64,8 @@ def main() -> None:
     while (request := receive_request(sys.stdin.buffer)) is not None:
         send(answers, shard.answer(request))
         shard.look_ahead()
+    # An engine that is let go of writes the state of its segments, which others may be reading.
+    os._exit(0)
 
 
 class Shard:
