@@ -11,7 +11,8 @@ from vbackup.errors import Usage
 
 if TYPE_CHECKING:
     from vbackup.config import Config
-    from vbackup.engine.restore import Restore, RestoreResult
+    from vbackup.engine.proof import RestoreResult
+    from vbackup.engine.restore import Restore
     from vbackup.engine.restoreplan import RestoreOptions, Side
     from vbackup.engine.switch import Switch
     from vbackup.ports import Clock, Reporter
@@ -28,7 +29,8 @@ def restorer(
     only: Side | None = None,
 ) -> Iterator[Restore]:
     """What restores into the configured servers, or into those that `dsn` and `url` name."""
-    from vbackup.engine.restore import Restore, RestoreSettings
+    from vbackup.engine.proof import RestoreSettings
+    from vbackup.engine.restore import Restore
 
     if only == "qdrant" and config.qdrant is None:
         raise Usage("there is no [qdrant] section: nothing to restore with --only qdrant")

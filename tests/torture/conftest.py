@@ -35,7 +35,7 @@ from vbackup.demo.oracle import Comparison, compare
 from vbackup.demo.scenario import Lag, Scenario
 from vbackup.demo.usual_script import ScriptOrder, UsualScript
 from vbackup.engine.backup import BackupResult
-from vbackup.engine.restore import RestoreResult
+from vbackup.engine.proof import RestoreResult
 from vbackup.engine.restoreplan import RestoreOptions
 from vbackup.model.manifest import Strategy
 from vbackup.progress import SilentReporter

@@ -14,7 +14,7 @@ from vbackup.quantity import duration, size
 if TYPE_CHECKING:
     from vbackup.cli.screen import Screen
     from vbackup.engine.inplace import InPlaceResult
-    from vbackup.engine.restore import RestoreResult
+    from vbackup.engine.proof import RestoreResult
     from vbackup.engine.restoreplan import PlanStep, RestorePlan
     from vbackup.engine.switchstate import StateFile
 

@@ -20,7 +20,7 @@ from vbackup.ports import Clock, Reporter, Step
 
 if TYPE_CHECKING:
     from vbackup.engine.backup import BackupResult
-    from vbackup.engine.restore import RestoreResult
+    from vbackup.engine.proof import RestoreResult
     from vbackup.model.manifest import Manifest
 
 ARCHIVE = "language"

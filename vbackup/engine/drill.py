@@ -17,7 +17,8 @@ from typing import Literal
 
 from vbackup.config import DrillCheckConfig
 from vbackup.engine.drillcheck import Ask, Nearest, NotHere, Restored, RunCommand, Wrong
-from vbackup.engine.restore import Restore, RestoreResult, RestoreSettings
+from vbackup.engine.proof import RestoreResult, RestoreSettings
+from vbackup.engine.restore import Restore
 from vbackup.engine.restoreplan import RestoreOptions, RestorePlan, plan_restore
 from vbackup.engine.vectors import OpenVectors
 from vbackup.engine.verdicts import link_verdicts

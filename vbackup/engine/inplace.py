@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vbackup.engine.apply import Applied
-from vbackup.engine.restore import Restore, RestoreResult
+from vbackup.engine.proof import RestoreResult
+from vbackup.engine.restore import Restore
 from vbackup.engine.restoreplan import RestoreOptions, RestorePlan
 from vbackup.engine.switch import Switch
 from vbackup.engine.switchstate import StateFile, SwitchState

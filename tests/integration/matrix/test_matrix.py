@@ -29,7 +29,7 @@ from vbackup.demo.application import Application
 from vbackup.demo.oracle import compare
 from vbackup.demo.scenario import Lag, Scenario
 from vbackup.demo.vector_store import VectorStore
-from vbackup.engine.restore import RestoreResult
+from vbackup.engine.proof import RestoreResult
 from vbackup.engine.restoreplan import RestoreOptions
 from vbackup.progress import SilentReporter
 from vbackup.sandbox.servers import PostgresServer, QdrantServer

@@ -18,9 +18,9 @@ from vbackup.config import Config
 from vbackup.engine.backup import BackupResult
 from vbackup.engine.drill import DrillResult
 from vbackup.engine.inplace import InPlaceRestore, InPlaceResult
+from vbackup.engine.proof import RestoreResult
 from vbackup.engine.reconcile import Reconcile, ReconcileOptions, ReconcileResult
 from vbackup.engine.repair import RepairOptions
-from vbackup.engine.restore import RestoreResult
 from vbackup.engine.restoreplan import RestoreOptions
 from vbackup.engine.vectors import VectorPair
 from vbackup.model.finding import Finding
