@@ -164,14 +164,16 @@ def test_several_processes_read_a_shard_as_one_does(
                 for pair in zip(block.ids, block.refs, strict=True)
             ]
             assert sorted(found, key=str) == sorted(((i, f"key-{i}") for i in ids), key=str)
+        # Two that stay, and for each of two scans three more a shard.
+        assert len(processes) == 2 + 2 * 2 * 3
         assert reader.owned(LINK, name, ["key-2"]).ids == [2]
         scan = reader.points(LINK, name)
         next(scan)
         scan.close()  # type: ignore[attr-defined]
         assert [process.poll() for process in processes].count(None) == 2
 
-    # Two that stay, and for each of three scans three more a shard.
-    assert len(processes) == 2 + 3 * 2 * 3
+    # A scan that is given up may not have started all of its own.
+    assert len(processes) <= 2 + 3 * 2 * 3
     assert list((tmp_path / "work").iterdir()) == []
 
 
