@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import LiteralString
 
@@ -64,7 +64,7 @@ def parameters(config: PostgresConfig, database: str | None = None) -> dict[str,
     return result
 
 
-def described(params: dict[str, str]) -> str:
+def described(params: Mapping[str, str]) -> str:
     """Where a connection goes, for messages: no secrets."""
     host = params.get("host") or params.get("hostaddr") or params.get("service") or "local socket"
     port = params.get("port")
@@ -85,12 +85,12 @@ def connect(
     for name, seconds in _KEEPALIVE.items():
         params.setdefault(name, seconds)
     params["application_name"] = APPLICATION_NAME
-    return _opened(params, lock_timeout_ms)
+    return opened(params, lock_timeout_ms)
 
 
 def beside(connection: Connection) -> Connection:
     """A second session on the very server and database that the first one reached."""
-    return _opened(reached(connection), LOCK_TIMEOUT_MS)
+    return opened(reached(connection))
 
 
 def reached(connection: Connection) -> dict[str, str]:
@@ -109,7 +109,8 @@ def reached(connection: Connection) -> dict[str, str]:
     return params
 
 
-def _opened(params: dict[str, str], lock_timeout_ms: int) -> Connection:
+def opened(params: Mapping[str, str], lock_timeout_ms: int = LOCK_TIMEOUT_MS) -> Connection:
+    """A session by libpq's parameters, set up as `connect` does. Raises what `connect` does."""
     where = described(params)
     try:
         connection = Connection.connect(
@@ -119,7 +120,7 @@ def _opened(params: dict[str, str], lock_timeout_ms: int) -> Connection:
         raise connect_failure(error, where, params.get("user", "")) from None
     except psycopg.ProgrammingError:
         raise Usage(f"{where}: a connection parameter is not valid") from None
-    connection.asked = params
+    connection.asked = dict(params)
     try:
         _set_up(connection, lock_timeout_ms)
     except BaseException:

@@ -9,6 +9,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import psycopg
 from psycopg import sql
@@ -17,12 +18,21 @@ from vbackup.model.manifest import DumpArtifact
 from vbackup.ports import Step
 from vbackup.postgres.client_tools import ClientTools
 from vbackup.postgres.connection import Connection
+from vbackup.postgres.filling import Filling
 from vbackup.postgres.process import Child, connection_argument, environment
 from vbackup.postgres.restore_errors import RestoreError, RestoreErrors
 
 OpenArtifact = Callable[[DumpArtifact], Iterator[bytes]]
 
 _PRIVILEGE = re.compile(r"GRANT |REVOKE |(RE)?SET SESSION AUTHORIZATION|ALTER DEFAULT PRIVILEGES ")
+
+
+LEAST = 64 * 1024**2
+"""Bytes of a table's archive for which a session of its own is worth while."""
+
+
+class _Running(Protocol):
+    def stop(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -38,7 +48,7 @@ class Restore:
     superuser: bool
     warnings: list[str] = field(default_factory=list)
     retry: list[RestoreError] = field(default_factory=list)
-    _running: set[Child] = field(default_factory=set)
+    _running: set[_Running] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _stopped: bool = False
 
@@ -63,14 +73,21 @@ class Restore:
         """The small tables out of the main archive beside the large ones, `jobs` at a time; the
         first failure ends the others."""
 
-        def table(dump: DumpArtifact) -> None:
+        sessions = shares([dump.artifact.length for dump in tables], self.jobs)
+
+        def table(dump: DumpArtifact, sessions: int) -> None:
             with closing(counted(open_artifact(dump), step)) as blocks:
-                self._pg_restore(["--data-only"], feed=blocks)
+                if sessions == 1:
+                    self._pg_restore(["--data-only"], feed=blocks)
+                    return
+                filling = Filling(self.tools, self.params, dump.table or "", sessions)
+                with self._tracked(filling):
+                    filling.run(blocks)
 
         # Large tables bring the parallelism, where there are any.
         alone = [] if tables else self._jobs()
         with ThreadPoolExecutor(self.jobs, thread_name_prefix="restore") as pool:
-            futures = [pool.submit(table, dump) for dump in tables]
+            futures = [pool.submit(table, *one) for one in zip(tables, sessions, strict=True)]
             futures.append(pool.submit(self._from_file, main, "--section=data", *alone))
             try:
                 done, _ = wait(futures, return_when=FIRST_EXCEPTION)
@@ -108,7 +125,7 @@ class Restore:
             self.retry += errors.tolerated
 
     @contextmanager
-    def _tracked(self, child: Child) -> Iterator[None]:
+    def _tracked(self, child: _Running) -> Iterator[None]:
         """Let `_stop_all` find the child; one that starts after it ends at once."""
         with self._lock:
             self._running.add(child)
@@ -127,6 +144,12 @@ class Restore:
             running = list(self._running)
         for child in running:
             child.stop()
+
+
+def shares(lengths: Sequence[int], jobs: int) -> list[int]:
+    """How many sessions fill each of the tables, by the bytes of their archives."""
+    total = sum(lengths) or 1
+    return [max(1, min(round(jobs * each / total), each // LEAST)) for each in lengths]
 
 
 def quiet(tools_major: int, server_major: int) -> bool:

@@ -19,6 +19,7 @@ from psycopg import conninfo, sql
 from vbackup.clock import SystemClock
 from vbackup.config import PostgresConfig
 from vbackup.model.manifest import Artifact, DumpArtifact, PostgresPart
+from vbackup.postgres import restore
 from vbackup.postgres.snapshot import Candidate
 from vbackup.postgres.source import PostgresSource
 from vbackup.postgres.target import PostgresTarget
@@ -185,3 +186,11 @@ def nasty() -> Callable[[str], None]:
             connection.execute(cast("Any", NASTY.read_text()))
 
     return fill
+
+
+@pytest.fixture(params=[1, 3])
+def sessions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many sessions fill each large table, however small it is."""
+    count = int(request.param)
+    monkeypatch.setattr(restore, "shares", lambda lengths, _jobs: [count] * len(lengths))
+    return count

@@ -66,9 +66,19 @@ def restored(target: Callable[..., Any]) -> Iterator[Callable[[Any, str], Any]]:
 
 
 @pytest.mark.parametrize(
-    ("origin", "destination", "large_table"),
-    [(16, 16, 30_000), (18, 18, 0), (15, 15, 1 << 40), (16, 18, 30_000), (15, 16, 30_000)],
+    ("origin", "destination", "large_table", "sessions"),
+    [
+        (16, 16, 30_000, 1),
+        (18, 18, 0, 1),
+        (18, 18, 0, 3),
+        (15, 15, 1 << 40, 1),
+        (15, 15, 0, 2),
+        (16, 18, 30_000, 1),
+        (15, 16, 30_000, 3),
+    ],
+    indirect=["sessions"],
 )
+@pytest.mark.usefixtures("sessions")
 def test_a_nasty_database_comes_back_equal(
     origin: int,
     destination: int,
