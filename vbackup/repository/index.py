@@ -8,6 +8,8 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise, starmap
+from typing import NamedTuple
 
 import numpy as np
 from blake3 import blake3
@@ -33,6 +35,16 @@ _Rows = np.ndarray[tuple[int], np.dtype[np.void]]
 _Keys = np.ndarray[tuple[int], np.dtype[np.uint64]]
 _Numbers = np.ndarray[tuple[int], np.dtype[np.int64]]
 _Flags = np.ndarray[tuple[int], np.dtype[np.bool_]]
+
+
+class Parts(NamedTuple):
+    """Chunks that come out of one blob: their ids, and where in its content they are."""
+
+    blob: Location
+    chunks: Sequence[bytes]
+    starts: Sequence[int]
+    lengths: Sequence[int]
+
 
 # Sorted by the first half of the ids, which stands apart because a search wants it dense.
 _Run = tuple[_Keys, _Rows]
@@ -139,20 +151,35 @@ class ChunkIndex:
                     row += 1
             return sorted(found, key=lambda at: self._numbers[at.pack] in self._avoided)
 
-    def best(self, chunks: Sequence[bytes]) -> list[Location | None]:
-        """The best place of each chunk, None where no place is known."""
+    def parts(self, chunks: Sequence[bytes]) -> list[Parts]:
+        """The chunks at their best places, by blob, in the order of the blobs' places. Those that
+        are nowhere are left out."""
         with self._lock:
-            found: list[Location | None] = [None] * len(chunks)
-            for run in self._runs:
-                at, good = self._search(run, chunks)
-                numbers = np.flatnonzero(at >= 0)
-                places = self._locations(run[1][at[numbers]])
-                for number, sure, place in zip(
-                    numbers.tolist(), good[numbers].tolist(), places, strict=True
-                ):
-                    if sure or found[number] is None:
-                        found[number] = place
-            return found
+            rows, there = self._best(chunks)
+            known = np.flatnonzero(there)
+            known = known[np.argsort(rows["blob"][known], kind="stable")]
+            rows = rows[known]
+            ends = np.flatnonzero(np.diff(rows["blob"].astype(np.int64), prepend=-1, append=-1))
+            blobs = self._locations(rows[ends[:-1]])
+        ids = [chunks[at] for at in known.tolist()]
+        starts, lengths = rows["start"].tolist(), rows["length"].tolist()
+        found = [
+            Parts(blob, ids[part], starts[part], lengths[part])
+            for blob, part in zip(blobs, starmap(slice, pairwise(ends.tolist())), strict=True)
+        ]
+        return sorted(found, key=lambda parts: parts.blob[:2])
+
+    def _best(self, chunks: Sequence[bytes]) -> tuple[_Rows, _Flags]:
+        """The row of the best copy of each chunk, and whether there is one."""
+        found = np.zeros(len(chunks), dtype=_ROW)
+        there, sure = np.zeros((2, len(chunks)), dtype=np.bool_)
+        for run in self._runs:
+            at, good = self._search(run, chunks)
+            better = (at >= 0) & (~there | (good & ~sure))
+            found[better] = run[1][at[better]]
+            there |= at >= 0
+            sure |= good
+        return found, there
 
     def _locations(self, rows: _Rows) -> Iterator[Location]:
         blobs = self._blobs[rows["blob"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from vbackup.model.manifest import Artifact
 from vbackup.ports import Buffer
 from vbackup.repository.blobs import open_blob, open_chunk
 from vbackup.repository.codec import Seal
-from vbackup.repository.index import ChunkIndex
+from vbackup.repository.index import ChunkIndex, Parts
 from vbackup.repository.keys import ChunkHasher
 from vbackup.repository.packs import Location, pack_key
 from vbackup.repository.recipe import Piece, RecipeReader
@@ -65,6 +66,9 @@ class ChunkReader:
         self._refreshing = threading.Lock()
         self._cache: OrderedDict[_Blob, bytes] = OrderedDict()
         self._lock = threading.Lock()
+        # More threads wait for the store than can be at work on what it gave: they would only
+        # take Python's lock from each other.
+        self._working = threading.BoundedSemaphore(os.cpu_count() or 1)
 
     # ------------------------------------------------------------ one chunk
 
@@ -208,32 +212,29 @@ class ChunkReader:
         """The contents of consecutive pieces, however many blobs they are scattered over."""
         found: dict[bytes, bytes] = {}
         chunks = list({piece.chunk for piece in window if not piece.problem})
-        blobs: dict[_Blob, list[tuple[bytes, Location]]] = {}
-        for chunk, place in zip(chunks, self._index().best(chunks), strict=True):
-            if place is not None:
-                blobs.setdefault((place.pack, place.offset), []).append((chunk, place))
-        for group in _ranges([blobs[blob] for blob in sorted(blobs)]):
+        for group in _ranges(self._index().parts(chunks)):
             self._read_range(group, found)
         return [self._piece(piece, found) for piece in window]
 
-    def _read_range(
-        self, blobs: Sequence[list[tuple[bytes, Location]]], found: dict[bytes, bytes]
-    ) -> None:
+    def _read_range(self, group: Sequence[Parts], found: dict[bytes, bytes]) -> None:
         """One request for several blobs. What cannot be had so is left out: it is read again,
         and from elsewhere, before it is called damaged."""
-        first, last = blobs[0][0][1], blobs[-1][0][1]
+        first, last = group[0].blob, group[-1].blob
         length = last.offset + last.stored - first.offset
         try:
             data = memoryview(self._store.get(pack_key(first.pack), first.offset, length))
         except NotFound:
             return
-        for parts in blobs:
-            place = parts[0][1]
-            begin = place.offset - first.offset
-            with suppress(Damaged):
-                content = self._open(place, data[begin : begin + place.stored])
-                for chunk, at in parts:
-                    found[chunk] = self._part(chunk, at, content)
+        identify = self._hasher.id
+        with self._working:
+            for place, chunks, starts, lengths in group:
+                begin = place.offset - first.offset
+                with suppress(Damaged):
+                    content = self._open(place, data[begin : begin + place.stored])
+                    for chunk, start, size in zip(chunks, starts, lengths, strict=True):
+                        part = content[start : start + size]
+                        if identify(part) == chunk:
+                            found[chunk] = part
 
     def _piece(self, piece: Piece, found: dict[bytes, bytes]) -> bytes | Damaged:
         if piece.problem:
@@ -261,15 +262,13 @@ def _windows(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
         yield window
 
 
-def _ranges(
-    blobs: Sequence[list[tuple[bytes, Location]]],
-) -> Iterator[list[list[tuple[bytes, Location]]]]:
+def _ranges(blobs: Sequence[Parts]) -> Iterator[list[Parts]]:
     """Blobs, in the order of their places, that one request can bring."""
-    group: list[list[tuple[bytes, Location]]] = []
+    group: list[Parts] = []
     for parts in blobs:
-        place = parts[0][1]
+        place = parts.blob
         if group:
-            first, last = group[0][0][1], group[-1][0][1]
+            first, last = group[0].blob, group[-1].blob
             gap = place.offset - (last.offset + last.stored)
             end = place.offset + place.stored
             if place.pack != last.pack or not 0 <= gap <= _GAP or end - first.offset > _RANGE:

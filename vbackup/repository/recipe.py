@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from vbackup.errors import Damaged
@@ -92,10 +92,10 @@ def parse(raw: bytes, *, span: int, depth: int) -> list[tuple[bytes, int]]:
     if not raw or len(raw) % ENTRY.size:
         raise Damaged("a recipe chunk ends in the middle of an entry")
     entries = list(ENTRY.iter_unpack(raw))
-    longest = MAX_CHUNK if depth == 1 else span
-    if not all(0 < each <= longest for _, each in entries):
+    spans = [each for _, each in entries]
+    if min(spans) <= 0 or max(spans) > (MAX_CHUNK if depth == 1 else span):
         raise Damaged("a recipe chunk holds an impossible length")
-    if sum(each for _, each in entries) != span:
+    if sum(spans) != span:
         raise Damaged("a recipe chunk does not add up")
     return entries
 
@@ -129,6 +129,11 @@ class RecipeReader:
             yield Piece(piece.chunk, piece.span, piece.start, error)
             return
         position = piece.start
+        if depth == 1 and start <= position and position + piece.span <= stop:
+            # Nearly always, and there are many: nothing is done for each alone.
+            chunks, spans = zip(*entries, strict=True)
+            yield from map(Piece, chunks, spans, accumulate(spans, initial=position))
+            return
         for chunk, span in entries:
             if position < stop and position + span > start:
                 yield from self._walk(Piece(chunk, span, position), depth - 1, start, stop)

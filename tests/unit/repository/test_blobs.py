@@ -11,7 +11,7 @@ import pytest
 from vbackup.model.manifest import Artifact
 from vbackup.repository.blobs import BlobMaker, open_blob
 from vbackup.repository.codec import Compression
-from vbackup.repository.index import ChunkIndex
+from vbackup.repository.index import ChunkIndex, Parts
 from vbackup.repository.packs import PackBuilder, by_blob, chunk_ids, parse_entries
 from vbackup.repository.repository import Repository, RepositoryOptions
 
@@ -85,8 +85,21 @@ def test_the_index_knows_chunks_in_every_run() -> None:
     assert place is not None
     assert (place.pack, place.start, place.length) == (bytes([25]) * 32, 12, 3)
     index.settle()
-    assert index.best(ids(1, 754)) == [place]
-    assert index.best(ids(2, 1199))[1] is None
+    assert index.parts(ids(1, 754)) == [Parts(place, ids(1, 754), [12], [3])]
+    assert [parts.chunks for parts in index.parts(ids(2, 1199))] == [ids(1, 1199)]
+
+
+def test_chunks_are_gathered_by_blob_whatever_their_order() -> None:
+    index = ChunkIndex()
+    for number in (2, 1):
+        index.add(bytes([number]) * 32, 1000, entries(ids(10, 10 * number)))
+    asked = [ids(20, 10)[at] for at in (17, 3, 19, 15, 0)] + ids(1, 9999)
+    found = index.parts(asked)
+    assert [(p.blob.pack[0], p.blob.offset) for p in found] == [(1, 8), (2, 28)]
+    assert [p.chunks for p in found] == [[asked[1], asked[4]], [asked[0], asked[2], asked[3]]]
+    assert [p.starts for p in found] == [[9, 0], [6, 12, 0]]
+    assert [p.lengths for p in found] == [[3, 3], [3, 3, 3]]
+    assert index.parts([]) == []
 
 
 def test_a_copy_in_an_avoided_pack_does_not_count() -> None:
@@ -94,10 +107,10 @@ def test_a_copy_in_an_avoided_pack_does_not_count() -> None:
     index.add(b"a" * 32, 1000, entries(ids(10)))
     index.avoid(b"a" * 32)
     assert index.known(ids(2)) == ([False, False], set())
-    assert [place and place.pack for place in index.best(ids(1))] == [b"a" * 32]
+    assert [parts.blob.pack for parts in index.parts(ids(1))] == [b"a" * 32]
     index.add(b"b" * 32, 1000, entries(ids(10)))
     assert index.known(ids(2)) == ([True, True], {b"b" * 32})
-    assert [place and place.pack for place in index.best(ids(1))] == [b"b" * 32]
+    assert [parts.blob.pack for parts in index.parts(ids(1))] == [b"b" * 32]
     assert index.known([]) == ([], set())
 
 
