@@ -6,10 +6,12 @@ Starts PostgreSQL and Qdrant from the sandbox and one S3 server, fills both stor
 contender back up to that server: `plain` (pg_dump -Fc, a Qdrant snapshot, `aws s3 cp`, one after
 the other), `expert` (uncompressed dump and shard stream through `zstd -1 -T2`, both at once),
 `restic` (`backup --stdin`, both at once) and `vbackup`. Then the data changes step by step, and
-those that deduplicate back up again. Then `plain`, `expert` and `vbackup` restore.
+those that deduplicate back up again. Then `plain`, `plain-jobs` (the same, with two jobs of
+pg_restore) and `vbackup` restore.
 
 Phases (`--phases`): fill, first, again, restore. The servers stay up in `--dir` between calls, so
-that phases can be run apart; `--phases down` ends them. Each line of output is one JSON object.
+that phases can be run apart; `--phases down` ends them and removes what they held. Each line of
+output is one JSON object.
 """
 
 from __future__ import annotations
@@ -70,15 +72,17 @@ PREPARE = {
     "restic": "restic -q init",
     "vbackup": 'vbackup -q --config "$CONFIG" init --output "$CONFIG" >/dev/null',
 }
-RESTORES = {
-    "plain": """
-aws s3 cp --only-show-errors "$TARGET/dump" "$TMP/dump"
+_PLAIN_RESTORE = """
+aws s3 cp --only-show-errors "${TARGET%-jobs}/dump" "$TMP/dump"
 createdb --maintenance-db "$ADMIN" restored
-pg_restore -j2 -d "$RESTORED" "$TMP/dump"
-aws s3 cp --only-show-errors "$TARGET/points" "$TMP/points"
+pg_restore JOBS -d "$RESTORED" "$TMP/dump"
+aws s3 cp --only-show-errors "${TARGET%-jobs}/points" "$TMP/points"
 curl -sS --fail -o /dev/null -F "snapshot=@$TMP/points" \\
   "${QDRANT}_restored/snapshots/upload?wait=true&priority=snapshot"
-""",
+"""
+RESTORES = {
+    "plain": _PLAIN_RESTORE.replace("JOBS ", ""),
+    "plain-jobs": _PLAIN_RESTORE.replace("JOBS", "-j2"),
     "restic": """
 createdb --maintenance-db "$ADMIN" restored
 restic -q dump latest --path /dump dump > "$TMP/dump"
@@ -314,7 +318,7 @@ class Phases:
     def first(self) -> None:
         """A first backup into an empty repository, round after round."""
         for number in range(self._runs):
-            for contender in self._contenders:
+            for contender in filter(CONTENDERS.__contains__, self._contenders):
                 self._fresh(contender)
                 self._back_up("first", contender, number)
 
@@ -381,7 +385,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="1: about 2 GB of rows")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--contenders", default=",".join(CONTENDERS))
+    parser.add_argument("--contenders", default=",".join(dict.fromkeys([*CONTENDERS, *RESTORES])))
     parser.add_argument("--steps", default="unchanged," + ",".join(steps()), help="of `again`")
     parser.add_argument("--phases", default="fill,first,again,restore")
     arguments = parser.parse_args()

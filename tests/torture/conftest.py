@@ -49,7 +49,8 @@ WARM_UP = 60
 class Outcome:
     """One run: what the backup says of itself, and what the oracle found in the restored pair.
 
-    `live` is the oracle's view of the application after it came to rest."""
+    `live` is the oracle's view of the application after it came to rest, `worst_lag` how late in
+    seconds a point of it followed its row."""
 
     scenario: Scenario
     backup: BackupResult
@@ -57,6 +58,7 @@ class Outcome:
     found: Comparison
     live: Comparison
     restored_dsn: str
+    worst_lag: float
 
     @property
     def reembed(self) -> set[str]:
@@ -71,6 +73,9 @@ class Outcome:
         assert self.found.live > 0
         assert self.restore.clean
         assert self.backup.manifest.patch.reembed == len(self.reembed)
+        # Changed before the lead-in, and no point at its end: else a change was not noticed.
+        if "drift" in self.backup.manifest.patch.reasons:
+            assert self.worst_lag > self.backup.manifest.watermark.lead_in_seconds
 
     def line(self) -> str:
         record, patch = self.backup.manifest.watermark, self.backup.manifest.patch
@@ -84,6 +89,7 @@ class Outcome:
                 "deletes": patch.deletes,
                 "reembed": patch.reembed,
                 "reasons": patch.reasons,
+                "worst_lag": round(self.worst_lag, 2),
                 "wrong": len(self.found.wrong),
                 "found": self.found.counts(),
             }
@@ -128,7 +134,7 @@ class Arena:
         )
         dsn = self.postgres.dsn(restored)
         found = compare(dsn, store, app.scenario)
-        outcome = Outcome(app.scenario, backup, restore, found, live, dsn)
+        outcome = Outcome(app.scenario, backup, restore, found, live, dsn, app.worst_lag)
         self.record("torture", outcome.line())
         print(outcome.line())  # noqa: T201 - shown when the test fails
         return outcome
