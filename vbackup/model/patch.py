@@ -21,7 +21,7 @@ EXPLAINED: dict[str, str] = {
     "overtaken": "its point had already moved past the watermark's version",
     "incomplete": "only some of its points were there",
     "unverifiable": "nothing says which version its point belongs to",
-    "drift": "it had no fitting point before the backup began",
+    "drift": "it had no fitting point, and did not change while the backup watched",
 }
 
 
