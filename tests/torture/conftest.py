@@ -73,8 +73,11 @@ class Outcome:
         assert self.found.live > 0
         assert self.restore.clean
         assert self.backup.manifest.patch.reembed == len(self.reembed)
-        # Changed before the lead-in, and no point at its end: else a change was not noticed. Where
-        # points go first, one may be gone whose row is deleted after the watermark.
+
+    def prove_drift(self) -> None:
+        """That the feed missed no change: a row of reason drift was written before the lead-in,
+        and its point came after it. Where points go first, one may be gone whose row is deleted
+        after the watermark."""
         if "drift" in self.backup.manifest.patch.reasons and self.scenario.order == "row-first":
             assert self.worst_lag > self.backup.manifest.watermark.lead_in_seconds
 

@@ -19,6 +19,7 @@ def test_capture_leaves_no_wrong_pair(scenario: Scenario, torture: Any) -> None:
     outcome = torture(scenario)
 
     outcome.prove()
+    outcome.prove_drift()
     assert outcome.backup.manifest.watermark.writers_paused_ms == 0
 
 
