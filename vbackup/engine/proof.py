@@ -51,10 +51,11 @@ class RestoreResult:
         return self.reconcile is None or self.reconcile.clean
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Proof:
-    """What proves a pair that is loaded. `vectors` reads those that pgvector keeps in the restored
-    database; links and collections to ignore are the manifest's unless others are given."""
+    """What proves a pair that is loaded. A side that is not restored may be None; `vectors` reads
+    those that pgvector keeps in the restored database; links and collections to ignore are the
+    manifest's unless others are given."""
 
     repository: Repository
     records: RecordTarget | None
@@ -66,8 +67,9 @@ class Proof:
     ignore: Sequence[str] | None = None
     vectors: OpenVectors | None = None
 
-    def run(self, plan: RestorePlan, result: RestoreResult) -> None:
-        """Patch, settle, compare, and give aliases back; what was found is in the result."""
+    def finish(self, plan: RestorePlan, result: RestoreResult) -> None:
+        """Make loaded shards the state at the watermark, and prove it: patch, settle, compare, and
+        give aliases back. What was found is in the result."""
         self._patch_points(plan, result)
         self._settle(plan, result)
         result.reconcile = self._reconcile(plan, result)

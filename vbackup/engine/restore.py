@@ -7,43 +7,31 @@ what it created. `engine.switch` puts a proven pair in place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vbackup.engine.apply import Applied, guard
-from vbackup.engine.proof import Proof, RestoreResult, RestoreSettings, patch_lines
+from vbackup.engine.proof import Proof, RestoreResult, patch_lines
 from vbackup.engine.restoreplan import RestoreOptions, RestorePlan, plan_restore
 from vbackup.engine.stopping import StopSwitch
 from vbackup.engine.switchstate import left_by_restores
-from vbackup.engine.vectors import OpenVectors
 from vbackup.errors import AlreadyExists, Refused, VbackupError
-from vbackup.model.link import Link
 from vbackup.model.manifest import Artifact, CollectionPart
-from vbackup.ports import Cache, Clock, PointTarget, RecordTarget, Reporter, Repository
+from vbackup.ports import Cache
 
 TRIES = 9
 _TAKEN = "exists already"
 
 
 @dataclass(slots=True)
-class Restore:
-    """One restore. A side that is not restored may be None; `vectors` reads those that pgvector
-    keeps in the restored database."""
+class Restore(Proof):
+    """One restore: loads a pair, and proves it."""
 
-    repository: Repository
-    records: RecordTarget | None
-    points: PointTarget | None
-    settings: RestoreSettings
-    reporter: Reporter
-    clock: Clock
-    links: Sequence[Link] | None = None
-    ignore: Sequence[str] | None = None
     stop: StopSwitch = field(default_factory=StopSwitch)
     cache: Cache | None = None
-    vectors: OpenVectors | None = None
     state_directory: Path | None = None
     left_behind: bool = False
 
@@ -104,21 +92,6 @@ class Restore:
             self.renew_cache(plan, result)
         result.rto_seconds = self.clock.monotonic() - started
         return result
-
-    def finish(self, plan: RestorePlan, result: RestoreResult) -> None:
-        """Make loaded shards the state at the watermark, and prove it."""
-        proof = Proof(
-            repository=self.repository,
-            records=self.records,
-            points=self.points,
-            settings=self.settings,
-            reporter=self.reporter,
-            clock=self.clock,
-            links=self.links,
-            ignore=self.ignore,
-            vectors=self.vectors,
-        )
-        proof.run(plan, result)
 
     def renew_cache(self, plan: RestorePlan, result: RestoreResult) -> None:
         """What the cache knows of the abandoned timeline goes; kept keys come back.

@@ -42,7 +42,7 @@ SELECT pg_catalog.set_config('search_path',
     'pg_catalog, ' || pg_catalog.current_setting('search_path') || ', pg_temp', false)
 """
 _KEEPALIVE = {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "6"}
-_TRANSACTION_TIMEOUT_SINCE = 170000
+TRANSACTION_TIMEOUT_SINCE = 170000
 OLDEST_SERVER = 140000
 
 
@@ -139,7 +139,7 @@ def _set_up(connection: Connection, lock_timeout_ms: int) -> None:
             )
         connection.execute("SET client_encoding = 'UTF8'")
         connection.execute(_SESSION)
-        if version >= _TRANSACTION_TIMEOUT_SINCE:
+        if version >= TRANSACTION_TIMEOUT_SINCE:
             connection.execute("SET transaction_timeout = 0")
         if lock_timeout_ms != LOCK_TIMEOUT_MS:
             set_lock_timeout(connection, lock_timeout_ms)

@@ -23,7 +23,7 @@ from psycopg import pq
 
 from vbackup.errors import Failed
 from vbackup.postgres.client_tools import ClientTools
-from vbackup.postgres.connection import Connection, opened
+from vbackup.postgres.connection import TRANSACTION_TIMEOUT_SINCE, Connection, opened
 from vbackup.postgres.failures import failure, translated
 from vbackup.postgres.process import Child, environment
 from vbackup.postgres.restore_errors import RestoreErrors
@@ -45,7 +45,6 @@ _FOR_PSQL = re.compile(rb"^\\(?:un)?restrict .*\n?", re.MULTILINE)
 _COMMENT = re.compile(rb"^--.*\n?", re.MULTILINE)
 # Written by pg_restore 17 and newer, whatever the server is.
 _NEWER = re.compile(rb"^SET transaction_timeout = 0;\n", re.MULTILINE)
-_NEWER_SINCE = 170000
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +261,7 @@ def _session(params: Mapping[str, str], head: Head) -> Iterator[Connection]:
     """A session with the script's settings."""
     with closing(opened(params)) as connection:
         settings = head.settings
-        if connection.info.server_version < _NEWER_SINCE:
+        if connection.info.server_version < TRANSACTION_TIMEOUT_SINCE:
             settings = _NEWER.sub(b"", settings)
         connection.execute(settings)
         yield connection

@@ -225,16 +225,14 @@ class ChunkReader:
             data = memoryview(self._store.get(pack_key(first.pack), first.offset, length))
         except NotFound:
             return
-        identify = self._hasher.id
+        hasher = self._hasher
         with self._working:
             for place, chunks, starts, lengths in group:
                 begin = place.offset - first.offset
                 with suppress(Damaged):
                     content = self._open(place, data[begin : begin + place.stored])
                     for chunk, start, size in zip(chunks, starts, lengths, strict=True):
-                        part = content[start : start + size]
-                        if identify(part) == chunk:
-                            found[chunk] = part
+                        found[chunk] = open_chunk(hasher, chunk, content, start, size)
 
     def _piece(self, piece: Piece, found: dict[bytes, bytes]) -> bytes | Damaged:
         if piece.problem:
