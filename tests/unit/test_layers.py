@@ -16,7 +16,7 @@ ROOT = Path(vbackup.__file__).parent
 ADAPTERS = frozenset({"postgres", "qdrant", "storage", "redis", "sandbox", "operate"})
 # Plain values and services without drivers, which every room may use.
 FLOOR = frozenset({"config_types", "errors", "clock", "incarnation", "redact", "quantity"})
-VALUES = FLOOR | {"model", "config", "ports"}
+VALUES = FLOOR | {"model", "config", "config_links", "ports"}
 
 # What each room (a folder or a module of the top level) may import of the others.
 ALLOWED: dict[str, frozenset[str]] = {
@@ -27,7 +27,8 @@ ALLOWED: dict[str, frozenset[str]] = {
     "quantity": frozenset(),
     "model": FLOOR,
     "config_types": frozenset(),
-    "config": FLOOR | {"model"},
+    "config_links": FLOOR | {"model"},
+    "config": FLOOR | {"config_links", "model"},
     "ports": FLOOR | {"model"},
     "mistakes": VALUES,
     "references": VALUES | {"mistakes"},

@@ -18,7 +18,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from vbackup.config import LinkConfig, LinkVectorsConfig, PointConfig, RowsConfig
+from vbackup.config_links import LinkConfig, LinkVectorsConfig, PointConfig, RowsConfig
 from vbackup.demo.content import Change, Key, parts, points, revised
 from vbackup.demo.corpus import Passage, library
 from vbackup.demo.index_queue import IndexQueue

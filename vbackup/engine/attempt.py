@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ from vbackup.engine import describe
 from vbackup.engine.apply import runaways
 from vbackup.engine.authority import Authority
 from vbackup.engine.capture import Capturer, ImageStore
-from vbackup.engine.cuts import ShardCuts, broken, follow
+from vbackup.engine.cuts import ShardCuts, broken
 from vbackup.engine.links import Target
 from vbackup.engine.patchfile import PatchFile
 from vbackup.engine.stopping import StopSwitch
+from vbackup.engine.storing import Storing
 from vbackup.engine.vectors import OpenVectors, VectorAuthority
 from vbackup.engine.watermark import Chosen, WatermarkOptions, WatermarkSearch
-from vbackup.errors import Denied, Failed, VbackupError
+from vbackup.errors import Denied, Failed
 from vbackup.model.finding import LinkReport
 from vbackup.model.manifest import (
     Artifact,
@@ -33,22 +34,18 @@ from vbackup.model.manifest import (
     PostgresPart,
     QdrantPart,
     RowListing,
-    ShardPart,
     WatermarkRecord,
 )
 from vbackup.ports import (
     BackupWriter,
     Cache,
-    CandidateWatermark,
     Clock,
-    DumpStream,
     PointSource,
     PointStoreFacts,
     RecordSource,
     Reporter,
     ShardRef,
     ShardSpool,
-    StreamShape,
 )
 
 
@@ -73,10 +70,6 @@ class Pair:
     points: PointSource | None
     cache: Cache | None = None
     vectors: OpenVectors | None = None
-
-
-class WatermarkBlocked(VbackupError):
-    """A dump could not lock a table that a schema change waits for: the watermark has to move."""
 
 
 class Attempt:
@@ -104,16 +97,17 @@ class Attempt:
         self._directory = directory
         self._reporter = reporter
         self._clock = clock
-        self._store: PointStoreFacts | None = (
+        self._facts: PointStoreFacts | None = (
             pair.points.facts(options.collections) if pair.points else None
         )
         self._stop = StopSwitch()
+        self._storing = Storing(writer, self._stop, reporter)
         self.reports: list[LinkReport] = []
         self.warnings: list[str] = []
 
     def collection_names(self) -> dict[str, tuple[str, ...]]:
         """The collections of the backup and their aliases."""
-        return {c.name: c.aliases for c in self._store.collections} if self._store else {}
+        return {c.name: c.aliases for c in self._facts.collections} if self._facts else {}
 
     def run(self, targets: Sequence[Target]) -> None:
         """Cut, find the watermark, store both sides, compare, store the patch."""
@@ -128,9 +122,9 @@ class Attempt:
                 chosen = self._search(cuts, images, targets)
             stack.callback(chosen.watermark.close)
             with ThreadPoolExecutor(self._options.jobs + 2, "store") as pool:
-                shards = [pool.submit(self._store_shard, spool) for spool in cuts.spools]
+                shards = [pool.submit(self._storing.shard, spool) for spool in cuts.spools]
                 dumps = [
-                    pool.submit(self._store_dump, chosen.watermark, dump)
+                    pool.submit(self._storing.dump, chosen.watermark, dump)
                     for dump in chosen.watermark.dumps()
                 ]
                 try:
@@ -144,16 +138,19 @@ class Attempt:
                     _cancel(shards)
                     _cancel(dumps)
                     raise
-            self.record = describe.watermark(chosen, targets, alone=self._store is None)
+            self.record = describe.watermark(chosen, targets, alone=self._facts is None)
             self.postgres = describe.postgres(self._pair.records, dumped)
-            self.qdrant = describe.qdrant(self._store, stored) if self._store else None
-            self._store_comparison(authority, patch)
-            self._store_cache()
+            self.qdrant = describe.qdrant(self._facts, stored) if self._facts else None
+            self.patch = self._storing.patch(patch, authority.digests if authority else {})
+            self._warn_of_runaways(patch)
+            self.rows = self._storing.listings(authority.listings if authority else {})
+            if self._pair.cache:
+                self.redis = self._storing.cache(self._pair.cache)
 
     # ------------------------------------------------------------ watermark
 
     def _cuts(self) -> ShardCuts:
-        shards = [s for c in self._store.collections for s in c.shards] if self._store else []
+        shards = [s for c in self._facts.collections for s in c.shards] if self._facts else []
         return ShardCuts(self._spool, shards, self._directory / "shards", self._clock)
 
     def _spool(self, shard: ShardRef, directory: Path) -> ShardSpool:
@@ -202,86 +199,6 @@ class Attempt:
             return
         chosen.restore_point = name
         chosen.notes = (*chosen.notes, f"restore point {name} at {lsn}")
-
-    # ------------------------------------------------------------ storing
-
-    def _store_shard(self, spool: ShardSpool) -> ShardPart:
-        ref = spool.ref
-        name = f"qdrant/{ref.collection}/{ref.id}"
-        with self._reporter.step(f"store {ref.collection} shard {ref.id}") as step:
-            try:
-                stream = self._stop.guard(follow(spool))
-                # A small shard is here already, and told to be small.
-                shape = StreamShape(length=spool.length)
-                artifact = self._writer.add(name, stream, step=step, shape=shape)
-            except VbackupError as error:
-                if spool.error is None:
-                    raise
-                raise broken(spool.error) from error
-        return ShardPart(
-            id=ref.id,
-            key=ref.key,
-            # What was received, whatever storing made of it: Qdrant checks this on the way back.
-            artifact=replace(artifact, sha256=spool.sha256),
-            requested_at=spool.requested_at,
-            cut_at=spool.cut_at or spool.requested_at,
-            node=ref.node,
-        )
-
-    def _store_dump(self, watermark: CandidateWatermark, dump: DumpStream) -> DumpArtifact:
-        total = dump.bytes_estimate or None
-        with self._reporter.step(f"dump {dump.table or dump.kind}", total=total) as step:
-            stream = self._stop.guard(dump.open())
-            try:
-                artifact = self._writer.add(
-                    f"postgres/{dump.name}", stream, step=step, shape=_shape(dump)
-                )
-            except Failed as error:
-                if not error.retryable or not watermark.waiters():
-                    raise
-                raise WatermarkBlocked(error.message, hint=error.hint, retryable=True) from error
-        return DumpArtifact(dump.kind, artifact, dump.table, dump.rows_estimate)
-
-    def _store_comparison(
-        self, authority: Authority | VectorAuthority | None, patch: PatchFile
-    ) -> None:
-        """What the comparison under the watermark gave: the patch and the row listings."""
-        artifact: Artifact | None = None
-        if not patch.empty:
-            with self._reporter.step("store the patch") as step:
-                artifact = self._writer.add("patch", patch.stream(), step=step)
-        self.patch = PatchPart(
-            artifact=artifact,
-            upserts=patch.upserts,
-            deletes=patch.deletes,
-            reembed=patch.reembeds,
-            reasons=dict(patch.reasons),
-            rows_digest=authority.digests if authority else {},
-        )
-        self._warn_of_runaways(patch)
-        listings = authority.listings if authority else {}
-        with self._reporter.step("store row listings") as step:
-            self.rows = tuple(
-                RowListing(
-                    name,
-                    self._writer.add(f"rows/{name}", listed.stream(), step=step),
-                    listed.count,
-                )
-                for name, listed in listings.items()
-            )
-
-    def _warn_of_runaways(self, patch: PatchFile) -> None:
-        """A restore will refuse such a patch: that has to be known now, not then."""
-        points = {c.name: c.points for c in self._store.collections} if self._store else {}
-        for text in runaways(patch.removals, points):
-            self.warnings.append(f"the patch {text}: a restore will ask for --force")
-            self._reporter.warn(self.warnings[-1], reembed=dict(patch.reasons))
-
-    def _store_cache(self) -> None:
-        if self._pair.cache:
-            with self._reporter.step("store the cache") as step:
-                stream = self._stop.guard(self._pair.cache.dump())
-                self.redis = self._writer.add("redis", stream, step=step)
 
     # ------------------------------------------------------------ comparing
 
@@ -339,11 +256,12 @@ class Attempt:
             self.warnings += [f"link {report.name!r}: {text}" for text in report.warnings]
         return authority
 
-
-def _shape(dump: DumpStream) -> StreamShape:
-    """What is known of a dump before it begins."""
-    rows = dump.rows_estimate
-    return StreamShape(dump.bytes_estimate // rows if rows else 0, dump.bytes_estimate)
+    def _warn_of_runaways(self, patch: PatchFile) -> None:
+        """A restore will refuse such a patch: that has to be known now, not then."""
+        points = {c.name: c.points for c in self._facts.collections} if self._facts else {}
+        for text in runaways(patch.removals, points):
+            self.warnings.append(f"the patch {text}: a restore will ask for --force")
+            self._reporter.warn(self.warnings[-1], reembed=dict(patch.reasons))
 
 
 def _cancel(futures: Sequence[Future[Any]]) -> None:

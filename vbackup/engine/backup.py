@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import vbackup
-from vbackup.engine.attempt import Attempt, BackupOptions, Pair, WatermarkBlocked
+from vbackup.engine.attempt import Attempt, BackupOptions, Pair
 from vbackup.engine.cuts import ShardLost
 from vbackup.engine.links import Target, resolve, vector_collections
+from vbackup.engine.storing import WatermarkBlocked
 from vbackup.model.finding import LinkReport
 from vbackup.model.link import Link
 from vbackup.model.manifest import Manifest, Statistics

@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from vbackup.config import PAYLOAD, Config, LinkConfig
+from vbackup.config import Config
+from vbackup.config_links import PAYLOAD, LinkConfig
 from vbackup.errors import Usage
 from vbackup.model.link import Link, PayloadPath, RowSource, VectorSource
 

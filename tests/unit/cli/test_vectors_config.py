@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from vbackup.config import LinkConfig
+from vbackup.config_links import LinkConfig
 from vbackup.engine.links import links_of, vector_collections
 from vbackup.mistakes import validate
 from vbackup.model.link import Link, VectorSource
