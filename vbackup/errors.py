@@ -1,4 +1,4 @@
-"""Every way vbackup can end, each with its exit code (docs/contract: one meaning each).
+"""Every way vbackup can end, each with its exit code (docs/commands.md: one meaning each).
 
 An error names what failed and on what; its hint is the next command or setting to try.
 Adapters translate driver exceptions into these once, at the boundary, and decide there

@@ -35,9 +35,15 @@ def from_file(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise Denied(f"cannot read the passphrase file {path}: {error.strerror}") from None
+        raise Denied(
+            f"cannot read the passphrase file {path}: {error.strerror}",
+            hint="repository.passphrase_file or --passphrase-file names it",
+        ) from None
     except UnicodeDecodeError:
-        raise Denied(f"the passphrase file {path} is not UTF-8 text") from None
+        raise Denied(
+            f"the passphrase file {path} is not UTF-8 text",
+            hint="repository.passphrase_file or --passphrase-file names it",
+        ) from None
     return text.split("\n", 1)[0].rstrip("\r")
 
 
@@ -54,7 +60,10 @@ def from_command(command: str) -> str:
             hint="run repository.passphrase_command by hand",
         ) from None
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-        raise Denied(f"the passphrase command failed: {error}") from None
+        raise Denied(
+            f"the passphrase command failed: {error}",
+            hint="run repository.passphrase_command by hand",
+        ) from None
     return done.stdout.decode("utf-8", "replace").split("\n", 1)[0].rstrip("\r")
 
 

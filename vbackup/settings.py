@@ -108,7 +108,9 @@ def _read(path: Path) -> str:
         raise Usage(f"no configuration file {path}", hint="create one: vbackup init") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise Usage(f"cannot read {path}: {reason}") from None
+        raise Usage(
+            f"cannot read {path}: {reason}", hint="run vbackup as the account that owns the file"
+        ) from None
 
 
 def _parse(path: Path, text: str) -> dict[str, Any]:

@@ -30,7 +30,12 @@ STRATEGIES = ("capture", "fence", "lock")
     help="How to find the watermark; default watermark.strategy.",
 )
 @click.option(
-    "--tag", "tags", multiple=True, metavar="K=V", help="Say what it is; may be given repeatedly."
+    "--tag",
+    "tags",
+    envvar="VBACKUP_BACKUP_TAG",
+    multiple=True,
+    metavar="K=V",
+    help="Say what it is; may be given repeatedly.",
 )
 @click.option("--dry-run", is_flag=True, help="Only check, and say what would be stored.")
 @options.pass_session
@@ -104,11 +109,12 @@ def _dry_run(session: Session) -> None:
     preflight = Preflight(session.settings, session.clock)
     preflight.run()
     document = {"dry_run": True, **preflight.document(), "would_store": preflight.inventory()}
-    emit(session, document, lambda screen: _render_dry(screen, preflight), ok=preflight.ok)
+    error = None
     if not preflight.ok:
-        raise Refused(
+        error = Refused(
             f"a backup would be refused: {preflight.failures} check(s) failed", hint="vbackup check"
         )
+    emit(session, document, lambda screen: _render_dry(screen, preflight), error=error)
 
 
 def _render_dry(screen: Screen, preflight: Preflight) -> None:

@@ -40,18 +40,19 @@ def command(session: Session, measure: float) -> None:
 
     preflight = Preflight(session.settings, session.clock, measure=measure)
     preflight.run()
+    failed = next((check for check in preflight.checks if check.status == "failed"), None)
+    error = None
+    if failed:
+        error = Refused(
+            f"a backup would be refused: {failed.name}: {failed.found}",
+            hint=failed.advice or "see the table",
+        )
     emit(
         session,
         preflight.document(),
         lambda screen: render(screen, preflight, origins=session.verbosity > 0),
-        ok=preflight.ok,
+        error=error,
     )
-    if not preflight.ok:
-        first = next(check for check in preflight.checks if check.status == "failed")
-        raise Refused(
-            f"a backup would be refused: {first.name}: {first.found}",
-            hint=first.advice or "see the table",
-        )
 
 
 def render(screen: Screen, preflight: Preflight, *, origins: bool = False) -> None:

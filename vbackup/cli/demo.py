@@ -31,6 +31,7 @@ _KINDS = ("missing", "orphans", "stale", "ahead", "not_live", "wrong_vector")
 @click.option(
     "--dir",
     "directory",
+    envvar="VBACKUP_DEMO_DIR",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
     help="Where the servers and the repository live; default a temporary directory.",
@@ -108,17 +109,18 @@ def _tell(
         story = Story(ground, rows, session.reporter, session.clock, usual=usual, engine=engine)
         result = story.tell()
         seconds = session.clock.monotonic() - started
+        error = None
+        if not result.proven:
+            error = Findings(
+                "the restored pair is not what it was at the watermark",
+                hint="please report this with the output of: vbackup demo --json -v",
+            )
         emit(
             session,
             _document(result, ground, seconds, kept=keep),
             lambda screen: _render(screen, result, ground, seconds, kept=keep),
-            ok=result.proven,
+            error=error,
         )
-        if not result.proven:
-            raise Findings(
-                "the restored pair is not what it was at the watermark",
-                hint="please report this with the output of: vbackup demo --json -v",
-            )
 
 
 # ---------------------------------------------------------------- JSON

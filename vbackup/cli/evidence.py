@@ -21,8 +21,8 @@ REEMBED_KINDS = frozenset({"missing", "stale", "ahead", "wrong_count"})
 class Evidence:
     """Takes findings one by one; the files appear when the block ends without an error.
 
-    `limit` bounds what is written, never what is counted. Raises Usage at once when a file
-    cannot be written.
+    `limit` bounds the findings that are written, never what is counted or embedded again.
+    Raises Usage at once when a file cannot be written.
     """
 
     def __init__(self, output: Path | None, reembed: Path | None, limit: int | None = None) -> None:
@@ -60,12 +60,6 @@ class Evidence:
 
     def take(self, finding: Finding) -> None:
         self.seen += 1
-        if self.truncated:
-            return
-        if len(self.examples) < EXAMPLES:
-            self.examples.append(finding)
-        if self._output:
-            self._output.write(asdict(finding))
         if self._reembed and finding.kind in REEMBED_KINDS:
             self._reembed.write(
                 {
@@ -76,6 +70,12 @@ class Evidence:
                     "reason": finding.kind,
                 }
             )
+        if self.truncated:
+            return
+        if len(self.examples) < EXAMPLES:
+            self.examples.append(finding)
+        if self._output:
+            self._output.write(asdict(finding))
 
     def _open(self, path: Path | None) -> LineFile | None:
         return self._stack.enter_context(LineFile(path)) if path else None

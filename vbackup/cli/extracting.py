@@ -12,7 +12,7 @@ from vbackup.cli.jsonl import LineFile
 from vbackup.cli.links import render_links
 from vbackup.cli.output import emit
 from vbackup.cli.reembed import reembed_line
-from vbackup.cli.restored import render_steps, steps_document
+from vbackup.cli.restored import left_to_embed, render_steps, steps_document
 from vbackup.errors import Findings, Refused, Usage
 from vbackup.quantity import duration, size
 
@@ -41,7 +41,8 @@ def extract(
         check(asked)
     extraction, tenant = Extraction(restore), asked.tenant or ""
     wanted = replace(wanted, in_place=False)
-    plan = extraction.plan(backup_id, wanted, tenant, named_tables(asked.tenant_table))
+    named = named_tables(asked.tenant_table)
+    plan = extraction.plan(backup_id, wanted, tenant, named, renumber=asked.in_place)
     if asked.plan:
         emit(session, plan_document(plan), lambda screen: _render_plan(screen, plan))
         return
@@ -79,12 +80,13 @@ def _bring_back(
         )
     merged = merging.merge(session, asked, extraction, result)
     document = result_document(result, merged.reembed_file) | {"in_place": merged.document()}
-    emit(session, document, lambda screen: _render_merged(screen, result, merged), ok=merged.clean)
+    error = None
     if not merged.clean:
-        raise Findings(
+        error = Findings(
             "rows and points of the tenant do not agree in the live pair",
             hint=f"vbackup reconcile --tenant {plan.tenant} --output FILE",
         )
+    emit(session, document, lambda screen: _render_merged(screen, result, merged), error=error)
 
 
 def _render_merged(screen: Screen, result: ExtractionResult, merged: Merged) -> None:
@@ -137,6 +139,7 @@ def plan_document(plan: ExtractionPlan) -> dict[str, object]:
     return {
         "id": plan.manifest.id,
         "plan": True,
+        "watermark_at": plan.manifest.watermark.at,
         "tenant": plan.tenant,
         "tenant_tables": [{"table": t.table, "tenant": t.tenant} for t in plan.tables],
         "database": plan.database,
@@ -149,6 +152,7 @@ def plan_document(plan: ExtractionPlan) -> dict[str, object]:
 
 def _render_plan(screen: Screen, plan: ExtractionPlan) -> None:
     screen.title(f"tenant {plan.tenant} out of {plan.manifest.id}")
+    screen.line(f"as it was at {screen.moment(plan.manifest.watermark.at)}")
     total = render_steps(screen, plan.steps)
     for warning in plan.warnings:
         screen.line(f"warning: {warning}", "yellow")
@@ -212,17 +216,15 @@ def _render(screen: Screen, result: ExtractionResult, reembed_file: Path | None)
 
 def _report(session: Session, asked: Asked, result: ExtractionResult) -> None:
     left = len(result.reembed) if asked.strict else 0
-    document = result_document(result, asked.reembed)
-    emit(
-        session,
-        document,
-        lambda screen: _render(screen, result, asked.reembed),
-        ok=result.clean and not left,
-    )
+    error = left_to_embed(left) if left else None
     if not result.clean:
-        raise Findings(
+        error = Findings(
             "rows and points of the extracted tenant do not agree",
             hint=f"look at {', '.join([result.plan.database, *result.plan.names.values()])}",
         )
-    if left:
-        raise Findings(f"{left} rows are left to re-embed (--strict)")
+    emit(
+        session,
+        result_document(result, asked.reembed),
+        lambda screen: _render(screen, result, asked.reembed),
+        error=error,
+    )

@@ -39,7 +39,7 @@ def classify(error: BaseException) -> VbackupError:
     if isinstance(error, VbackupError):
         return error
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
-        return Interrupted("stopped", hint="run it again: what was uploaded is reused")
+        return Interrupted("stopped", hint="run it again: what was stored is reused")
     if isinstance(error, click.ClickException):
         return Usage(error.format_message(), hint=_usage_hint(error))
     if isinstance(error, BaseExceptionGroup):
@@ -55,16 +55,12 @@ def classify(error: BaseException) -> VbackupError:
 
 def document(error: VbackupError, command: str) -> dict[str, object]:
     """The JSON form of an error (contract: Output)."""
+    from vbackup.cli.output import error_object
+
     return {
         "schema": f"vbackup.{command or 'error'}/1",
         "ok": False,
-        "error": {
-            "code": error.code,
-            "name": error.name,
-            "message": error.message,
-            "hint": error.hint,
-            "retryable": error.retryable,
-        },
+        "error": error_object(error),
     }
 
 

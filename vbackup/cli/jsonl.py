@@ -18,7 +18,10 @@ def create(path: Path, flag: int, *, named: Path) -> TextIO:
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | flag, 0o600)
     except OSError as error:
-        raise Usage(f"cannot write {named}: {error.strerror}") from None
+        raise Usage(
+            f"cannot write {named}: {error.strerror}",
+            hint="name a file in a folder that this account can write to",
+        ) from None
     return os.fdopen(handle, "w", encoding="utf-8")
 
 

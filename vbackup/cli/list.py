@@ -26,7 +26,8 @@ COLUMNS = ("ID", "TAKEN", "SIZE", "OWN", "VERIFIED", "TAGS")
 def command(session: Session, limit: int | None) -> None:
     """List the backups, newest first.
 
-    SIZE is what a backup restores to; OWN what it alone occupies in the repository.
+    SIZE is what a backup restores to; OWN what it added to the
+    repository when it was taken.
     """
     found = open_repository(session.repository_config, session.clock).backups()
     shown = found[:limit]
@@ -39,6 +40,7 @@ def _entry(backup: BackupSummary) -> dict[str, object]:
     entry: dict[str, object] = {
         "id": backup.id,
         "at": backup.at,
+        "watermark_at": backup.watermark_at,
         "tags": backup.tags,
         "pinned": backup.pinned,
         "encrypted": backup.encrypted,

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from vbackup.cli.jsonl import LineFile, create
+from vbackup.cli.kept import kept_file
 from vbackup.cli.reembed import reembed_line
 from vbackup.errors import Refused, Usage, VbackupError
 from vbackup.reconciling import live_pair, repairer
@@ -65,11 +66,20 @@ class Merged:
 def check(asked: Asked) -> None:
     """Raises Usage for what does not go with --in-place."""
     if asked.only:
-        raise Usage("--in-place brings rows and their points back: no --only")
+        raise Usage(
+            "--in-place brings rows and their points back: no --only",
+            hint="leave out --only, or restore beside the live pair without --in-place",
+        )
     if asked.postgres or asked.qdrant:
-        raise Usage("--in-place brings rows into the configured pair: no --postgres, no --qdrant")
+        raise Usage(
+            "--in-place brings rows into the configured pair: no --postgres, no --qdrant",
+            hint="leave them out, or name another configuration with --config",
+        )
     if asked.database or asked.collection_suffix is not None:
-        raise Usage("--in-place chooses the names of what it extracts first, and drops it again")
+        raise Usage(
+            "--in-place chooses the names of what it extracts first, and drops it again",
+            hint="leave out --database and --collection-suffix",
+        )
 
 
 def merge(
@@ -82,7 +92,7 @@ def merge(
     if records is None:
         raise Refused("there is no database to bring rows back into")
     try:
-        with _Before(_beside(session, "overwritten")) as before:
+        with _Before(kept_file(session, "overwritten")) as before:
             tables = records.merge(
                 plan.database, plan.tables, plan.tenant, before.write, before.sync
             )
@@ -104,7 +114,7 @@ def _points(
     from vbackup.engine.mergepoints import bring_back
 
     plan = result.plan
-    path = asked.reembed or _beside(session, "reembed")
+    path = asked.reembed or kept_file(session, "reembed")
     with ExitStack() as stack:
         file = stack.enter_context(LineFile(path))
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="vbackup-merge-"))
@@ -118,7 +128,7 @@ def _points(
                 lambda link, keys: extraction.fetch(plan, link, keys),
             )
         )  # fmt: skip
-        removed = _beside(session, "removed")
+        removed = kept_file(session, "removed")
         back = bring_back(fix, _live_targets(session), extraction.keys(plan), removed)
     if not file.count and asked.reembed is None:
         path.unlink()
@@ -185,8 +195,3 @@ class _Before:
     def sync(self) -> None:
         self._file.flush()
         os.fsync(self._file.fileno())
-
-
-def _beside(session: Session, what: str) -> Path:
-    stamp = f"{session.clock.now():%Y%m%dT%H%M%S}"
-    return session.settings.path.absolute().parent / f"vbackup-{what}-{stamp}.jsonl"

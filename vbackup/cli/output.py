@@ -14,6 +14,7 @@ from vbackup import redact
 from vbackup.cli.screen import Screen
 from vbackup.cli.session import Session
 from vbackup.clock import format_time
+from vbackup.errors import VbackupError
 
 
 def emit(
@@ -21,14 +22,32 @@ def emit(
     document: Mapping[str, object],
     render: Callable[[Screen], None],
     *,
-    ok: bool = True,
+    error: VbackupError | None = None,
 ) -> None:
-    """Print the result of a command, once: `{"schema", "ok", ...document}`, or `render`."""
+    """Print the result of a command, once: `{"schema", "ok", ...document}`, or `render`.
+
+    With an `error` the result is that something was found: the document says so, and it is raised.
+    """
     if session.json:
-        print_json({"schema": f"vbackup.{session.command}/1", "ok": ok, **document})
+        head = {"schema": f"vbackup.{session.command}/1", "ok": error is None}
+        tail = {"error": error_object(error)} if error else {}
+        print_json({**head, **document, **tail})
     else:
         quietly(lambda: render(Screen(session.clock.now())))
     session.emitted = True
+    if error:
+        raise error
+
+
+def error_object(error: VbackupError) -> dict[str, object]:
+    """An error as every document has it (contract: Output)."""
+    return {
+        "code": error.code,
+        "name": error.name,
+        "message": error.message,
+        "hint": error.hint,
+        "retryable": error.retryable,
+    }
 
 
 def print_json(document: Mapping[str, object], *, line: bool = False) -> bool:

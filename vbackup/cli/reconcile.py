@@ -59,7 +59,14 @@ class Asked:
 
 
 @options.command("reconcile", short_help="Compare rows and points, and repair on demand.")
-@click.option("--link", "only", multiple=True, metavar="NAME", help="Only this link.")
+@click.option(
+    "--link",
+    "only",
+    envvar="VBACKUP_RECONCILE_LINK",
+    multiple=True,
+    metavar="NAME",
+    help="Only this link.",
+)
 @click.option("--tenant", metavar="VALUE", help="Only rows and points of this tenant.")
 @click.option("--limit", type=click.IntRange(min=0), metavar="N", help="Write at most N findings.")
 @click.option("--output", type=_FILE, metavar="FILE", help="Findings with evidence, JSON lines.")
@@ -141,12 +148,13 @@ def command(session: Session, /, **given: Any) -> None:
         return
     with Evidence(asked.output, asked.reembed, asked.limit) as evidence:
         result = _compare(session, asked, evidence.take)
-    _report(session, asked, result, evidence)
+    error = None
     if not result.clean:
-        raise Findings(
+        error = Findings(
             f"rows and points do not agree: {_total(result):,} findings",
             hint="vbackup reconcile --output FILE writes each with its evidence",
         )
+    _report(session, asked, result, evidence, error=error)
 
 
 def _compare(session: Session, asked: Asked, sink: Callable[[Finding], None]) -> ReconcileResult:
@@ -192,13 +200,14 @@ def _repair(session: Session, asked: Asked) -> None:
         result = _compare(session, asked, sink)
         done = repair(session, asked, kinds, result, findings, Path(scratch), stored)
     left = unrepaired(result, kinds)
-    _report(session, asked, result, evidence, done, ok=not left)
+    error = None
     if left:
         more = ",".join(kind for kind in left if kind in REPAIRABLE)
-        raise Findings(
+        error = Findings(
             f"found and not repaired: {', '.join(left)}",
             hint=f"vbackup reconcile --repair {more}" if more else "correct the application",
         )
+    _report(session, asked, result, evidence, done, error=error)
 
 
 def _report(
@@ -208,7 +217,7 @@ def _report(
     evidence: Evidence,
     repaired: Repaired | None = None,
     *,
-    ok: bool | None = None,
+    error: Findings | None = None,
 ) -> None:
     if asked.junit:
         write_junit(asked.junit, result.reports)
@@ -223,7 +232,7 @@ def _report(
         session,
         found,
         lambda screen: render(screen, result, evidence, repaired),
-        ok=result.clean if ok is None else ok,
+        error=error,
     )
 
 

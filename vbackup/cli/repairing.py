@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vbackup.cli.jsonl import LineFile
+from vbackup.cli.kept import kept_file
 from vbackup.cli.reembed import reembed_line
 from vbackup.errors import Refused
 from vbackup.reconciling import points_of_backup, repairer
@@ -88,8 +89,8 @@ def repair(
     doomed = sum(getattr(r, kind) for r in result.reports for kind in DELETING if kind in kinds)
     if doomed:
         session.confirm(f"this deletes up to {doomed:,} points", given=asked.yes)
-    wanted = RepairOptions(kinds, _beside(session, "removed"), asked.force, asked.tenant)
-    path = asked.reembed or _beside(session, "reembed")
+    wanted = RepairOptions(kinds, kept_file(session, "removed"), asked.force, asked.tenant)
+    path = asked.reembed or kept_file(session, "reembed")
     with LineFile(path) as file:
 
         def reembed(line: Reembed) -> None:
@@ -140,9 +141,3 @@ def unrepaired(result: ReconcileResult, kinds: frozenset[RepairKind]) -> list[st
         for kind in (*REPAIRABLE, "no_reference")
         if kind not in kinds and any(getattr(report, kind) for report in result.reports)
     ]
-
-
-def _beside(session: Session, what: str) -> Path:
-    """A new file beside the configuration: what was deleted can be brought back from it."""
-    stamp = f"{session.clock.now():%Y%m%dT%H%M%S}"
-    return session.settings.path.absolute().parent / f"vbackup-{what}-{stamp}.jsonl"

@@ -17,6 +17,7 @@ from vbackup.errors import Failed
 @click.option(
     "--html",
     "path",
+    envvar="VBACKUP_REPORT_HTML",
     required=True,
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",

@@ -14,17 +14,19 @@ from vbackup import restoring
 from vbackup.cli import options
 from vbackup.cli.extracting import extract
 from vbackup.cli.jsonl import LineFile
+from vbackup.cli.kept import state_directory
 from vbackup.cli.output import emit
 from vbackup.cli.reembed import reembed_line
 from vbackup.cli.restored import (
     Done,
+    left_to_embed,
     plan_document,
     render_plan,
     render_result,
     restore_document,
 )
 from vbackup.cli.session import Session
-from vbackup.cli.switching import after_switch, command_again, state_directory
+from vbackup.cli.switching import after_switch, command_again
 from vbackup.clock import parse_time
 from vbackup.errors import Findings, Usage
 
@@ -78,12 +80,22 @@ class Moment(click.ParamType[datetime]):
 
 @options.command("restore", short_help="Restore a pair, then reconcile it.")
 @click.argument("backup", metavar="[ID|latest]", default="latest")
-@click.option("--at", type=Moment(), metavar="TIME", help="The newest backup at or before TIME.")
+@click.option(
+    "--at",
+    type=Moment(),
+    metavar="TIME",
+    help="The newest backup whose watermark is not after TIME (UTC unless it says).",
+)
 @click.option("--plan", is_flag=True, help="Only show every step, target and size.")
 @click.option("--database", metavar="NAME", help="Name of the new database.")
 @click.option("--collection-suffix", metavar="S", help="Appended to the collections' names.")
 @click.option(
-    "--collection", "collections", multiple=True, metavar="NAME", help="Only these collections."
+    "--collection",
+    "collections",
+    envvar="VBACKUP_RESTORE_COLLECTION",
+    multiple=True,
+    metavar="NAME",
+    help="Only these collections.",
 )
 @click.option("--only", type=click.Choice(["postgres", "qdrant"]), help="Only one side.")
 @click.option("--postgres", metavar="DSN", help="Restore into this server.")
@@ -117,6 +129,11 @@ def command(session: Session, /, **given: Any) -> None:
     asked = Asked(**given)
     if asked.tenant_table and asked.tenant is None:
         raise Usage("--tenant-table goes with --tenant")
+    if asked.at and asked.backup != "latest":
+        raise Usage(
+            "--at chooses a backup by its time, and so does an ID",
+            hint=f"leave out --at, or {asked.backup}",
+        )
     if asked.go_back or asked.drop_old:
         after_switch(session, asked)
         return
@@ -196,18 +213,13 @@ def _run(session: Session, asked: Asked, restore: Restore, plan: RestorePlan) ->
 def _report(session: Session, asked: Asked, done: Done) -> None:
     """Print the result; drift is a finding, and with --strict so are rows to re-embed."""
     left = len(done.result.applied.reembed) if asked.strict else 0
-    ok = done.result.clean and not left
-    document = restore_document(done, asked.reembed)
-    emit(session, document, lambda screen: render_result(screen, done, asked.reembed), ok=ok)
+    error = left_to_embed(left) if left else None
     if not done.result.clean:
-        raise Findings(
+        error = Findings(
             "rows and points of the restored pair do not agree", hint=_look_at(done.result.plan)
         )
-    if left:
-        raise Findings(
-            f"{left} rows are left to re-embed (--strict)",
-            hint="vbackup restore --reembed FILE writes them down",
-        )
+    document = restore_document(done, asked.reembed)
+    emit(session, document, lambda screen: render_result(screen, done, asked.reembed), error=error)
 
 
 def _look_at(plan: RestorePlan) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from vbackup.cli.documents import reconcile_document
 from vbackup.cli.links import render_links
+from vbackup.errors import Findings
 from vbackup.quantity import duration, size
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def plan_document(plan: RestorePlan) -> dict[str, object]:
     return {
         "id": plan.manifest.id,
         "plan": True,
+        "watermark_at": plan.manifest.watermark.at,
         "database": plan.database,
         "collections": plan.names,
         "in_place": plan.in_place,
@@ -52,6 +54,7 @@ def steps_document(steps: Sequence[PlanStep]) -> dict[str, object]:
 
 def render_plan(screen: Screen, plan: RestorePlan) -> None:
     screen.title(f"restore of {plan.manifest.id}")
+    screen.line(f"as it was at {screen.moment(plan.manifest.watermark.at)}")
     total = render_steps(screen, plan.steps)
     screen.line(f"reads {size(total)}; nothing was changed yet")
 
@@ -138,6 +141,14 @@ def _render_reembed(screen: Screen, result: RestoreResult, file: Path | None) ->
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in _reasons(result).items())
     where = f"see {file}" if file else f"vbackup show {result.plan.manifest.id} --reembed FILE"
     screen.line(f"{len(result.applied.reembed):,} rows to re-embed ({reasons}): {where}", "yellow")
+
+
+def left_to_embed(count: int) -> Findings:
+    """What --strict makes of rows that are left."""
+    return Findings(
+        f"{count} rows are left to re-embed (--strict)",
+        hint="vbackup restore --reembed FILE writes them down",
+    )
 
 
 def _reasons(result: RestoreResult) -> dict[str, int]:

@@ -106,12 +106,13 @@ def status_command(session: Session, directory: Path | None) -> None:
         config = sandbox.directory / CONFIG_FILE
         emit(session, _document(found), lambda screen: _render(screen, sandbox, config))
         return
-    emit(session, _document(found), lambda screen: _render_not_up(screen, found), ok=not found.dead)
+    error = None
     if found.state == "broken":
-        raise Findings(
+        error = Findings(
             f"the sandbox in {found.directory} is broken",
             hint=f"vbackup sandbox down --dir {found.directory}, then up",
         )
+    emit(session, _document(found), lambda screen: _render_not_up(screen, found), error=error)
 
 
 @command.command("down")

@@ -34,6 +34,7 @@ JOB_NAMES = ("backup", "verify", "drill", "reconcile", "prune")
 @click.option(
     "--once",
     "job",
+    envvar="VBACKUP_SCHEDULE_ONCE",
     type=click.Choice(JOB_NAMES),
     help="Run this job now, with its hooks and notifications, and end: for cron and Kubernetes.",
 )
@@ -41,8 +42,8 @@ JOB_NAMES = ("backup", "verify", "drill", "reconcile", "prune")
 def command(session: Session, job: JobName | None) -> int:
     """Run backups and checks on their schedule.
 
-    Serves /metrics, /healthz and a status page on schedule.listen. SIGTERM stops it after the
-    running job, SIGHUP reads the configuration again.
+    Serves /metrics, /healthz and a status page on schedule.listen. SIGTERM gives the
+    running job schedule.stop_grace, then stops it; SIGHUP reads the configuration again.
     """
     from vbackup.operate.history import History
 
@@ -75,12 +76,12 @@ def _once(session: Session, history: History, job: JobName) -> int:
         "outcome": run.outcome,
         "seconds": run.seconds,
         "result": run.document,
+        "ok": run.ok,
     }
     emit(
         session,
         document,
         lambda screen: screen.line(f"{job}: {run.outcome}{': ' + run.error if run.error else ''}"),
-        ok=run.ok,
     )
     return code
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vbackup import restoring
@@ -18,14 +15,6 @@ if TYPE_CHECKING:
     from vbackup.cli.screen import Screen
     from vbackup.engine.switch import Switch
     from vbackup.engine.switchstate import StateFile
-
-
-def state_directory(session: Session) -> Path:
-    """Where state files are kept: beside the configuration, or, where nobody may write there (a
-    mounted secret, say), in the current folder, or else in the work directory."""
-    beside = session.settings.path.absolute().parent
-    last = session.config.watermark.work_dir or Path(tempfile.gettempdir())
-    return next((path for path in (beside, Path.cwd()) if os.access(path, os.W_OK)), last)
 
 
 def command_again(session: Session, asked: Asked) -> str:

@@ -13,7 +13,7 @@ from vbackup.cli.junit import Case, write
 from vbackup.cli.output import emit
 from vbackup.cli.session import Session
 from vbackup.cli.verification import Verification, VerifiedCheck
-from vbackup.errors import Findings, Refused
+from vbackup.errors import Findings, Refused, VbackupError
 from vbackup.quantity import duration
 from vbackup.wiring import open_repository
 
@@ -86,32 +86,36 @@ def command(
         session,
         verification.document(),
         lambda screen: _render(screen, verification),
-        ok=verification.ok,
+        error=_judgement(verification),
     )
-    _judge(verification)
 
 
 def _drill(session: Session, repository: Repository) -> Drill:
     from vbackup import drilling
-    from vbackup.settings import load_drill
+    from vbackup.config import DrillConfig
+    from vbackup.settings import load_drill, locate
 
-    config = load_drill(session.config_path).drill
+    if session.repository and session.config_path is None and not locate(None).exists():
+        config = DrillConfig()
+    else:
+        config = load_drill(session.config_path).drill
     return drilling.drill(config, repository, session.reporter, session.clock)
 
 
-def _judge(verification: Verification) -> None:
-    """Raises Findings for what is wrong with the backup, Refused for what is wrong here."""
+def _judgement(verification: Verification) -> VbackupError | None:
+    """Findings for what is wrong with the backup, Refused for what is wrong here."""
     for check in verification.failed:
-        raise Findings(
+        return Findings(
             f"backup {verification.id}: {check.name}: {check.detail}",
             hint="vbackup list shows other backups; take a new one: vbackup backup",
         )
     for check in verification.checks:
         if not check.ok:
-            raise Refused(
+            return Refused(
                 f"backup {verification.id} could not be proven here: {check.name}: {check.detail}",
                 hint=check.hint,
             )
+    return None
 
 
 def _case(check: VerifiedCheck) -> Case:

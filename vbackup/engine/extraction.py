@@ -21,14 +21,14 @@ from vbackup.engine.extractionplan import (
 from vbackup.engine.links import Target, resolve
 from vbackup.engine.reconcile import ReconcileResult, live_rows, reconcile_restored
 from vbackup.engine.renamed import RenamedPoints
-from vbackup.engine.restore import Restore
+from vbackup.engine.restore import TRIES, Restore
 from vbackup.engine.restoreplan import RestoreOptions
 from vbackup.engine.vectors import VectorPair
 from vbackup.errors import AlreadyExists, Usage, VbackupError
 from vbackup.model.blocks import Point, RowBlock
 from vbackup.model.link import Link
 from vbackup.model.manifest import Manifest
-from vbackup.model.names import restored_suffix
+from vbackup.model.names import database_copy, restored_suffix
 from vbackup.model.patch import Reembed
 from vbackup.model.tenancy import KeptTable, TenantTable
 from vbackup.ports import PointReader, PointTarget
@@ -64,27 +64,50 @@ class Extraction:
     restore: Restore
 
     def plan(
-        self, backup_id: str, options: RestoreOptions, tenant: str, named: Sequence[TenantTable]
+        self,
+        backup_id: str,
+        options: RestoreOptions,
+        tenant: str,
+        named: Sequence[TenantTable],
+        *,
+        renumber: bool = False,
     ) -> ExtractionPlan:
-        """The plan, checked against the target servers. Nothing is changed.
+        """The plan, checked against the target servers. Nothing is changed. With `renumber` an
+        extraction that is there already does not stand in the way: other names are taken.
 
         Raises Refused when nothing tells whose rows are whose, and with everything that stands
         in the way."""
+        for number in range(1, TRIES if renumber else 1):
+            try:
+                return self._plan(backup_id, options, tenant, named, number)
+            except AlreadyExists:
+                continue
+        return self._plan(backup_id, options, tenant, named, TRIES if renumber else 1)
+
+    def _plan(
+        self,
+        backup_id: str,
+        options: RestoreOptions,
+        tenant: str,
+        named: Sequence[TenantTable],
+        number: int,
+    ) -> ExtractionPlan:
         if options.only == "qdrant":
             raise Usage("--only qdrant: which points are a tenant's is told by the rows")
         manifest = self.restore.repository.load(backup_id)
         links = self._links(manifest)
         tables = tenant_tables(links, named)
-        beside = options.collection_suffix
-        if beside is None:
-            beside = restored_suffix(manifest.id)
+        copy = restored_suffix(manifest.id, number)
+        beside = copy if options.collection_suffix is None else options.collection_suffix
         targets = self._targets(manifest, links)
         collections = linked(targets, options)
+        database = options.database or database_copy(manifest.postgres.facts.database, copy)
+        wanted = replace(options, database=database)
         whole = self.restore.plan(
             backup_id,
-            replace(options, collection_suffix=WHOLE + beside, collections=collections)
+            replace(wanted, collection_suffix=WHOLE + beside, collections=collections)
             if collections
-            else replace(options, only="postgres"),
+            else replace(wanted, only="postgres"),
         )
         names = {name: name + beside for name in whole.names}
         self._free(names)

@@ -78,7 +78,9 @@ class RemovedPoints:
             os.fsync(self._file.fileno())
         except OSError as error:
             raise Failed(
-                f"cannot write removed points to {self.path}: {error.strerror}; nothing was deleted"
+                f"cannot write removed points to {self.path}: {error.strerror}; nothing was"
+                " deleted",
+                hint="points are only deleted once a copy of them is on the disk: make room there",
             ) from error
 
     def _open(self) -> IO[bytes]:

@@ -38,7 +38,8 @@ class Restore(Proof):
     def plan(self, backup_id: str, options: RestoreOptions) -> RestorePlan:
         """The plan, checked against the target servers. Nothing is changed.
 
-        Raises Refused with everything that stands in the way."""
+        Raises Refused with everything that stands in the way; AlreadyExists where that is only
+        names that are taken."""
         manifest = self.repository.load(backup_id)
         plan = plan_restore(manifest, options)
         problems = self._preflight(plan)
@@ -50,7 +51,8 @@ class Restore(Proof):
             problems = self._preflight(plan)
         if problems:
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-            raise Refused(
+            taken = all(_TAKEN in problem for problem in problems)
+            raise (AlreadyExists if taken else Refused)(
                 f"the restore of {manifest.id} cannot start: {problems[0]}{more}",
                 hint="; ".join([*problems[1:], self._advice(plan, problems)]),
             )

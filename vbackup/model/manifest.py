@@ -203,7 +203,8 @@ class CheckRecord:
 
 @dataclass(frozen=True, slots=True)
 class BackupSummary:
-    """One line of `vbackup list`. `unreadable` says why the manifest could not be read;
+    """One line of `vbackup list`: `at` is when the backup began, `watermark_at` the instant that it
+    restores to. `unreadable` says why the manifest could not be read;
     until `locked_until` nobody can remove it from the store (Object Lock)."""
 
     id: str
@@ -216,3 +217,4 @@ class BackupSummary:
     verified: CheckRecord | None = None
     unreadable: str = ""
     locked_until: datetime | None = None
+    watermark_at: datetime | None = None

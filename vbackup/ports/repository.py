@@ -78,9 +78,8 @@ class Repository(Protocol):
         ...
 
     def resolve(self, wanted: str, *, at: datetime | None = None) -> str:
-        """`latest`, an id or a unique prefix of one, or the newest at or before `at`.
-
-        Raises NotFound."""
+        """`latest`, an id or a unique prefix of one, or the newest whose watermark is not after
+        `at`. Raises NotFound."""
         ...
 
     def reading(self, backup_id: str) -> AbstractContextManager[str]:

@@ -23,6 +23,7 @@ counts."""
 LARGE = 250_000
 """Points from which on several processes read a shard faster than one: each has to load it."""
 SEGMENTS = "segments"
+VERSIONS = "segments/*/*id_tracker.versions"
 UNFINISHED = shutil.ignore_patterns("tmp-*")
 ENDING = 10.0
 """Seconds for a process that closed its pipe to be gone."""
@@ -41,7 +42,8 @@ class EdgeProcess:
         self._directory = directory
         self._vectors = vectors
         self._twin = twin
-        self._ready = Ready(0)
+        self._loading = False
+        self._ready: Ready | None = None
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._unpacked: Path | None = None
@@ -50,16 +52,27 @@ class EdgeProcess:
     def ask(self, request: Request, expected: type[A]) -> A:
         """The answer. Raises Damaged when the engine cannot read the shard or dies of it."""
         with self._lock:
-            process = self._process or self._start()
+            process, _ = self._loaded()
             return self._expect(process, request, expected)
 
-    def ready(self) -> Ready:
-        """What the loaded shard has: ids of it only when it is so large that several processes
-        read it faster than one."""
+    def begin(self) -> int:
+        """Start the process and unpack the shard; about how many points that is, 0 where its files
+        do not tell. Raises Damaged."""
         with self._lock:
             if self._process is None:
                 self._start()
-            return self._ready
+            return _points_in(self._unpacked) if self._unpacked else 0
+
+    def load(self) -> None:
+        """Let it load the shard, and wait for nothing. Raises Damaged."""
+        with self._lock:
+            self._load()
+
+    def ready(self) -> Ready:
+        """What the loaded shard has: ids of it only when it is so large that several processes
+        read it faster than one. Raises Damaged."""
+        with self._lock:
+            return self._loaded()[1]
 
     def double(self) -> EdgeProcess:
         """Another process for the same shard, with files of its own. `close` it first."""
@@ -77,7 +90,21 @@ class EdgeProcess:
                 shutil.rmtree(self._unpacked, ignore_errors=True)
                 self._unpacked = None
 
+    def _loaded(self) -> tuple[subprocess.Popen[bytes], Ready]:
+        process = self._load()
+        if self._ready is None:
+            self._ready = self._expect(process, None, Ready)
+        return process, self._ready
+
+    def _load(self) -> subprocess.Popen[bytes]:
+        process = self._process or self._start()
+        if not self._loading:
+            self._loading = True
+            self._send(process, Open(LARGE))
+        return process
+
     def _start(self) -> subprocess.Popen[bytes]:
+        """Start the process, and unpack what it will load while it gets ready."""
         directory = self._unpacked or self._made()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         process = self._process = subprocess.Popen(
@@ -89,9 +116,7 @@ class EdgeProcess:
             start_new_session=True,
         )
         if self._unpacked is None:
-            # While the process gets ready.
             self._unpack(directory)
-        self._ready = self._expect(process, Open(LARGE), Ready)
         return process
 
     def share(self, directory: Path) -> None:
@@ -123,14 +148,12 @@ class EdgeProcess:
     def _expect(
         self, process: subprocess.Popen[bytes], request: Request | None, expected: type[A]
     ) -> A:
-        if process.stdin is None or process.stdout is None:
+        """The answer to this request, or to the one before it."""
+        if request is not None:
+            self._send(process, request)
+        if process.stdout is None:
             raise Failed("the offline reader has no pipes")
-        answer: Answer | None = None
-        # A broken pipe means that the process has died, which the missing answer tells better.
-        with suppress(BrokenPipeError):
-            if request is not None:
-                send(process.stdin, request)
-            answer = receive_answer(process.stdout)
+        answer = receive_answer(process.stdout)
         if isinstance(answer, expected):
             return answer
         if isinstance(answer, Trouble):
@@ -138,6 +161,13 @@ class EdgeProcess:
                 raise Failed(f"reading {self._tar.name} went wrong: {answer.message}")
             raise self._damaged(answer.message)
         raise self._damaged(self._last_words(process))
+
+    def _send(self, process: subprocess.Popen[bytes], request: Request) -> None:
+        if process.stdin is None:
+            raise Failed("the offline reader has no pipes")
+        # A broken pipe means that the process has died, which the missing answer tells better.
+        with suppress(BrokenPipeError):
+            send(process.stdin, request)
 
     def _last_words(self, process: subprocess.Popen[bytes]) -> str:
         """How the process ended, and the last thing it said."""
@@ -161,6 +191,7 @@ class EdgeProcess:
 
     def _end(self) -> None:
         process, self._process = self._process, None
+        self._loading, self._ready = False, None
         if process:
             # It writes nothing that anybody needs: no reason to be gentle.
             process.kill()
@@ -172,6 +203,12 @@ class EdgeProcess:
         if self._log:
             self._log.close()
             self._log = None
+
+
+def _points_in(unpacked: Path) -> int:
+    """By the versions that the engine keeps of its points, eight bytes each; points that were
+    deleted count, and servers before Qdrant 1.13 keep them elsewhere."""
+    return sum(file.stat().st_size for file in unpacked.glob(VERSIONS)) // 8
 
 
 def _share(unpacked: Path, directory: Path) -> None:

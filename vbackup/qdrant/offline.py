@@ -21,7 +21,7 @@ from vbackup.model.blocks import Point, PointBlock, PointId
 from vbackup.model.link import Link
 from vbackup.ports import ShardSpool
 from vbackup.qdrant.conditions import point_ids
-from vbackup.qdrant.edge_process import EdgeProcess
+from vbackup.qdrant.edge_process import LARGE, EdgeProcess
 from vbackup.qdrant.edge_protocol import Columns, Lookup, Owned, Scan, Whole, WholePoints
 from vbackup.qdrant.fanin import FanIn
 from vbackup.qdrant.limits import MATCHED, PAGE, WHOLE
@@ -142,12 +142,19 @@ class OfflinePoints:
         return found
 
     def _scan(self, shard: EdgeProcess, link: Link, cores: int) -> Iterator[PointBlock]:
-        ready = shard.ready()
-        processes = min(cores, READERS, HELD // max(1, ready.points))
-        if processes > 1 and ready.sample:
-            yield from _shared_out(shard, link, processes, ready.sample)
-        else:
-            yield from _part(shard, link, None, None)
+        points = shard.begin() or shard.ready().points
+        processes = min(cores, READERS, HELD // max(1, points)) if points >= LARGE else 1
+        with ExitStack() as stack:
+            twins = [stack.enter_context(closing(shard.double())) for _ in range(1, processes)]
+            for twin in twins:
+                twin.begin()
+            # Once all have their files, and side by side.
+            for process in (shard, *twins):
+                process.load()
+            if twins and (sample := shard.ready().sample):
+                yield from _shared_out([shard, *twins], link, sample)
+            else:
+                yield from _part(shard, link, None, None)
         if sum(map(len, self._shards.values())) > PROCESSES:
             shard.rest()
 
@@ -163,9 +170,9 @@ def _owned(shard: EdgeProcess, link: Link, keys: list[str]) -> Iterator[PointBlo
 
 
 def _shared_out(
-    shard: EdgeProcess, link: Link, processes: int, sample: Sequence[PointId]
+    processes: Sequence[EdgeProcess], link: Link, sample: Sequence[PointId]
 ) -> Iterator[PointBlock]:
-    """The shard by so many processes, each taking one range of ids after the other."""
+    """The shard by several processes, each taking one range of ids after the other."""
     free: queue.SimpleQueue[EdgeProcess] = queue.SimpleQueue()
 
     def part(start: PointId | None, stop: PointId | None) -> Iterator[PointBlock]:
@@ -175,13 +182,11 @@ def _shared_out(
         finally:
             free.put(process)
 
-    with ExitStack() as stack:
-        free.put(shard)
-        for _ in range(processes - 1):
-            free.put(stack.enter_context(closing(shard.double())))
-        bounds = [None, *_bounds(sample, processes * PARTS), None]
-        readers = [partial(part, start, stop) for start, stop in pairwise(bounds)]
-        yield from FanIn(readers, workers=processes)
+    for process in processes:
+        free.put(process)
+    bounds = [None, *_bounds(sample, len(processes) * PARTS), None]
+    readers = [partial(part, start, stop) for start, stop in pairwise(bounds)]
+    yield from FanIn(readers, workers=len(processes))
 
 
 def _bounds(sample: Sequence[PointId], parts: int) -> list[PointId]:

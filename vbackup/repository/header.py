@@ -150,7 +150,7 @@ def _encode(header: Header, found: RepositoryKeys) -> bytes:
 
 def _decode(raw: bytes) -> Header:
     if len(raw) > _LIMIT:
-        raise Damaged(f"{KEY} is larger than {_LIMIT} bytes")
+        raise Damaged(f"{KEY} is larger than {_LIMIT} bytes", hint=_COPY)
     _refuse_newer(raw)
     try:
         header = _HEADERS.decode(raw)
@@ -163,7 +163,7 @@ def _decode(raw: bytes) -> Header:
             hint="back up into another prefix; the version that made it can still restore from it",
         )
     if header.format != FORMAT or header.algorithm != CHUNKER or not header.chunker.valid():
-        raise Damaged(f"{KEY} does not describe a repository that this vbackup knows")
+        raise Damaged(f"{KEY} does not describe a repository that this vbackup knows", hint=_COPY)
     for slot in header.slots:
         keys.check_slot(slot)
     return header
@@ -176,7 +176,7 @@ def _refuse_newer(raw: bytes) -> None:
         raise Damaged(f"{KEY} is malformed: {error}", hint=_COPY) from None
     version = loose.get("version") if isinstance(loose, dict) else None
     if not isinstance(version, int) or version < 1:
-        raise Damaged(f"{KEY} has no format version")
+        raise Damaged(f"{KEY} has no format version", hint=_COPY)
     if version > VERSION:
         raise Refused(
             f"the repository has format {version}; this vbackup knows {VERSION}",
@@ -205,11 +205,11 @@ def _unlock(header: Header, passphrase: str | None, where: str) -> tuple[Reposit
     except ValueError:
         master = b""
     if len(master) != 32:
-        raise Damaged(f"{KEY}: the repository key is malformed")
+        raise Damaged(f"{KEY}: the repository key is malformed", hint=_COPY)
     return RepositoryKeys(master), ""
 
 
 def _authenticate(raw: bytes, header: Header, found: RepositoryKeys) -> None:
     mac = header.mac.encode()
     if raw.count(mac) != 1 or found.mac(raw.replace(mac, _BLANK.encode())) != header.mac:
-        raise Damaged(f"{KEY} was changed: it does not match its own checksum")
+        raise Damaged(f"{KEY} was changed: it does not match its own checksum", hint=_COPY)

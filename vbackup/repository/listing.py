@@ -100,6 +100,7 @@ def _summary(store: ObjectStore, seal: Seal, backup_id: str, found: _Found) -> B
         verified=_check(store, seal, found.check) if found.check else None,
         unreadable=problem,
         locked_until=locks.locked(store, [key]).get(key),
+        watermark_at=manifest.watermark.at if manifest else None,
     )
 
 
@@ -114,7 +115,7 @@ def resolve(backups: Sequence[BackupSummary], wanted: str, at: datetime | None) 
     """The id meant: see `ports.Repository.resolve`. Unreadable backups are never `latest`."""
     readable = [summary for summary in backups if not summary.unreadable]
     if at is not None:
-        readable = [summary for summary in readable if summary.at <= at]
+        readable = [summary for summary in readable if _instant(summary) <= at]
     if wanted == "latest":
         if readable:
             return readable[0].id
@@ -128,3 +129,7 @@ def resolve(backups: Sequence[BackupSummary], wanted: str, at: datetime | None) 
         return matches[0]
     what = f"{len(matches)} backups begin with {wanted}" if matches else f"no backup {wanted}"
     raise NotFound(what, hint="vbackup list")
+
+
+def _instant(summary: BackupSummary) -> datetime:
+    return summary.watermark_at or summary.at

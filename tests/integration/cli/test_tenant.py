@@ -449,11 +449,15 @@ def test_in_place_brings_the_tenant_back_and_touches_nobody_else(
     assert {"table": "public.documents", "inserted": {"id": "3"}} in lines
     assert Path(told["points_file"]).exists()
     assert Path(told["rows_file"]).stat().st_mode & 0o777 == 0o600
-    # A second time there is nothing to do, but for what the trigger counts.
+    # A second time there is nothing to do, but for what the trigger counts. What somebody has
+    # extracted to look at it does not stand in the way.
+    looked_at = restored(app, vb, "--tenant", "acme", *NAMED)
     app.sql("UPDATE documents SET touched = 1 WHERE owner = 'acme'")
     again = restored(app, vb, "--tenant", "acme", "--in-place", "--yes", *NAMED)["in_place"]
     assert again["points"] == 0
     assert others(app) == everybody
+    kept = {looked_at["database"]}, set(looked_at["collections"].values())
+    assert [after - before for after, before in zip(app.names(), names, strict=True)] == [*kept]
 
 
 def test_in_place_refuses_what_would_hurt_somebody(backed_up: App, vb: Run) -> None:

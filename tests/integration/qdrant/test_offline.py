@@ -142,7 +142,8 @@ def test_pages_are_whole_whatever_is_asked_between_them(
 def shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every shard is read by four processes, in pages of five points."""
     monkeypatch.setattr(offline, "PAGE", 5)
-    monkeypatch.setattr(edge_process, "LARGE", 1)
+    for module in (edge_process, offline):
+        monkeypatch.setattr(module, "LARGE", 1)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
 
 
@@ -175,6 +176,16 @@ def test_several_processes_read_a_shard_as_one_does(
     # A scan that is given up may not have started all of its own.
     assert len(processes) <= 2 + 3 * 2 * 3
     assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_files_tell_how_many_points_there_are(
+    saved: tuple[str, list[Path]], tmp_path: Path
+) -> None:
+    """So that several processes load a large shard side by side, none waiting for the first."""
+    for number, tar in enumerate(saved[1]):
+        process = edge_process.EdgeProcess(tar, tmp_path / str(number), vectors=False)
+        assert 0 < process.ready().points <= process.begin() < 2 * process.ready().points
+        process.close()
 
 
 def test_a_log_that_the_engine_is_still_preparing_is_not_shared(

@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ import click
 import pytest
 
 from vbackup import errors
+from vbackup.cli.kept import kept_file
 from vbackup.cli.main import COMMANDS, PROGRAM, cli, run
 from vbackup.cli.session import Session
 from vbackup.errors import EXIT_CODES, VbackupError
@@ -188,6 +190,31 @@ def test_every_option_has_its_variable(config_file: Path, monkeypatch: pytest.Mo
         assert command is not None
         with command.make_context("list", [], parent=context) as inner:
             assert inner.params["limit"] == 7
+
+
+def test_variables_are_named_like_their_options() -> None:
+    """Whatever the parameter is called in the code."""
+
+    def check(command: click.Command, prefix: str, parent: click.Context) -> list[str]:
+        wrong: list[str] = []
+        with command.make_context(command.name, ["x"], parent, resilient_parsing=True) as context:
+            for option in command.params:
+                if not isinstance(option, click.Option) or not option.expose_value:
+                    continue
+                flag = max(option.opts, key=len).lstrip("-").replace("-", "_")
+                named = option.envvar or f"{prefix}_{option.name}".upper()
+                if f"{prefix}_{flag}".upper() not in ([named] if isinstance(named, str) else named):
+                    wrong.append(f"{prefix}: --{flag} reads {named}")
+            if isinstance(command, click.Group):
+                for verb, inner in command.commands.items():
+                    wrong += check(inner, f"{prefix}_{verb}", context)
+        return wrong
+
+    with cli.make_context(PROGRAM, ["list"], obj=Session()) as context:
+        commands = {name: cli.get_command(context, name) for name in COMMANDS}
+        found = [check(c, f"VBACKUP_{name}", context) for name, c in commands.items() if c]
+    assert len(found) == len(COMMANDS)
+    assert [wrong for each in found for wrong in each] == []
 
 
 def test_verbosity_adds_up() -> None:
@@ -393,3 +420,26 @@ def test_a_terminal_that_knows_no_umlauts_gets_escapes(tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     done = started("list", "--config", "k\u00e4se.toml", cwd=tmp_path, env=env)
     assert (done.returncode, b"k\\xe4se.toml" in done.stderr) == (2, True)
+
+
+def test_files_go_where_they_can_be_written(
+    config_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A mounted configuration's folder takes none."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    session = Session()
+    session.config_path = config_file
+    assert kept_file(session, "removed").parent == config_file.parent
+
+    refused = {config_file.parent}
+    monkeypatch.setattr(os, "access", lambda path, _mode: path not in refused)
+    assert kept_file(session, "removed").parent == tmp_path / "here"
+    refused.add(tmp_path / "here")
+    assert kept_file(session, "removed").parent == Path(tempfile.gettempdir())
+
+
+def test_a_time_and_an_id_are_one_choice_too_many(vb: Run, config_file: Path) -> None:
+    done = vb("restore", "20261123T110000Z-aaaaaa", "--at", "2026-11-23T12:00:00Z")
+    assert done.code == 2
+    assert "--at" in done.err

@@ -27,7 +27,7 @@ from vbackup.cli.output import emit
 from vbackup.cli.screen import Screen
 from vbackup.cli.session import Session
 from vbackup.clock import SystemClock
-from vbackup.errors import Failed, Refused, Usage
+from vbackup.errors import Failed, Findings, Refused, Usage
 from vbackup.model.finding import Finding, FindingKind
 from vbackup.ports import Reporter
 from vbackup.progress import LogReporter, SilentReporter
@@ -97,14 +97,31 @@ class Value:
 def test_json_is_one_document_of_plain_values(capsys: pytest.CaptureFixture[str]) -> None:
     session = Session()
     session.json, session.command = True, "try"
-    emit(session, {"value": Value(Path("/x"), NOW, ("a",)), "none": None}, lambda _: None, ok=False)
+    emit(session, {"value": Value(Path("/x"), NOW, ("a",)), "none": None}, lambda _: None)
     assert json.loads(capsys.readouterr().out) == {
         "schema": "vbackup.try/1",
-        "ok": False,
+        "ok": True,
         "value": {"path": "/x", "at": "2026-11-23T12:00:00Z", "names": ["a"]},
         "none": None,
     }
     assert session.emitted
+
+
+def test_a_result_with_findings_says_what_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """A daemon's notification has nothing else to go by."""
+    session = Session()
+    session.json, session.command = True, "try"
+    with pytest.raises(Findings, match="two rows"):
+        emit(session, {"rows": 2}, lambda _: None, error=Findings("two rows", hint="look"))
+    assert json.loads(capsys.readouterr().out) == {
+        "schema": "vbackup.try/1",
+        "ok": False,
+        "rows": 2,
+        "error": {
+            "code": 3, "name": "findings", "message": "two rows", "hint": "look",
+            "retryable": False,
+        },
+    }  # fmt: skip
 
 
 def test_stdout_holds_no_secrets(capsys: pytest.CaptureFixture[str]) -> None:
@@ -218,6 +235,15 @@ def test_evidence_is_written_shown_and_listed(tmp_path: Path) -> None:
     assert json.loads(reembed.read_text(encoding="utf-8")) == {
         "link": "documents", "key": "s", "version": "2", "tenant": "acme", "reason": "stale"
     }  # fmt: skip
+
+
+def test_a_limit_never_shortens_the_list_of_rows_to_embed(tmp_path: Path) -> None:
+    output, reembed = tmp_path / "f.jsonl", tmp_path / "r.jsonl"
+    with Evidence(output, reembed, limit=1) as evidence:
+        for number in range(3):
+            evidence.take(finding("missing", str(number)))
+    assert (evidence.seen, evidence.written, evidence.truncated) == (3, 1, True)
+    assert len(reembed.read_text(encoding="utf-8").splitlines()) == 3
 
 
 def test_evidence_opens_all_files_or_none(tmp_path: Path) -> None:

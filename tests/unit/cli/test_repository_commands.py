@@ -12,6 +12,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from vbackup import wiring
+from vbackup.config import DrillConfig
+from vbackup.errors import Refused
 from vbackup.model.manifest import Manifest
 from vbackup.model.patch import Reembed
 from vbackup.ports import Clock, LeaseName
@@ -41,6 +43,7 @@ def test_list_is_newest_first(vb: Run, two: object) -> None:
     assert found[0] == {
         "id": NEW,
         "at": "2026-11-23T11:00:00Z",
+        "watermark_at": "2026-11-23T11:00:00Z",
         "tags": {"env": "prod"},
         "pinned": False,
         "encrypted": False,
@@ -178,7 +181,7 @@ def test_a_damaged_backup_is_a_finding(vb: Run, two: object, tmp_path: Path) -> 
     shown = vb("verify", "--json", "--junit", "v.xml")
     assert (shown.code, shown.json["ok"]) == (3, False)
     assert shown.json["damage"]
-    assert "vbackup: backup " in shown.err
+    assert f"vbackup: {shown.json['error']['message']}" in shown.err
     suite = ET.parse(tmp_path / "v.xml").getroot()[0]
     assert int(suite.attrib["failures"]) > 0
     assert vb("list", "--json").json["backups"][0]["verified"]["ok"] is False
@@ -375,6 +378,26 @@ def test_a_backup_that_is_read_is_shown_by_prune_and_unlock(
         forced = vb("unlock", "reader", "--force", "--yes", "--json").json
         assert [entry["backup"] for entry in forced["removed"]] == [OLD]
         assert vb("prune", "--now", "--json").json["removed"] == [OLD]
+
+
+def test_a_drill_needs_only_the_repository(
+    vb: Run, stored: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without a configuration it restores into throwaway servers."""
+    stored(NEW)
+    asked: list[Any] = []
+
+    def drill(config: Any, *_: object) -> Any:
+        asked.append(config)
+        raise Refused("no servers here")
+
+    monkeypatch.setattr("vbackup.drilling.drill", drill)
+    line = ("verify", "--level", "drill", "--repository", f"file://{tmp_path}/repository")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    assert vb(*line).code == 4
+    assert asked == [DrillConfig()]
+    assert vb(*line, "--config", "gone.toml").code == 2
 
 
 @pytest.mark.parametrize(

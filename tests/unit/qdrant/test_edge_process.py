@@ -156,6 +156,19 @@ def test_a_request_gets_its_answer(reader: Callable[[str], EdgeProcess]) -> None
     assert first.block().refs[0] == second.block().refs[0]
 
 
+def test_what_loads_is_waited_for_once_it_is_asked(reader: Callable[[str], EdgeProcess]) -> None:
+    process = reader(ANSWERING)
+
+    assert process.begin() == 0  # of an empty shard
+    process.load()
+    process.load()
+
+    assert process.ready().points == 1
+    assert process.ask(Lookup(LINK, [1]), Columns).ids == [1]
+    process.rest()
+    assert process.ready().points == 1
+
+
 def test_threads_take_turns(reader: Callable[[str], EdgeProcess]) -> None:
     process = reader(ANSWERING)
     found: dict[int, Sequence[int | str]] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -212,6 +213,20 @@ def test_resolve(repository: Repository, clock: Any, kit: Any) -> None:
             repository.resolve(wanted)
     with pytest.raises(NotFound):
         repository.resolve("latest", at=times["2026-a"] - timedelta(seconds=1))
+
+
+def test_a_time_means_the_watermark(repository: Repository, clock: Any, kit: Any) -> None:
+    """A backup that began before a disaster may have its watermark after it."""
+    began = clock.now()
+    writer = repository.begin("2026-a")
+    made = kit.manifest("2026-a", [writer.add("d", [b"x"])], began)
+    seen = replace(made.watermark, at=began + timedelta(minutes=10))
+    writer.publish(replace(made, watermark=seen))
+
+    assert repository.backups()[0].watermark_at == seen.at
+    assert repository.resolve("latest", at=seen.at) == "2026-a"
+    with pytest.raises(NotFound):
+        repository.resolve("latest", at=began + timedelta(minutes=5))
 
 
 def test_an_unreadable_manifest_is_listed_and_never_latest(
