@@ -1,11 +1,13 @@
 # vbackup with the PostgreSQL client tools of every supported major version.
 #
 #   docker build -t vbackup .
+#   sudo chown -R 10001:10001 .     # what `vbackup init` made here is its owner's alone (0600)
 #   docker run --rm -v "$PWD:/work" -e DATABASE_URL vbackup backup
 #
 # The configuration is read from /work/vbackup.toml; the repository is best a bucket. The image
-# runs without root, without capabilities and on a read-only root: only /work and
-# /var/tmp/vbackup are written.
+# runs as 10001:10001, without capabilities and on a read-only root: only /work, /var/lib/vbackup
+# and /var/tmp/vbackup are written. It has no PostgreSQL server and no npm: a drill in it needs
+# `[drill] postgres` and `qdrant`.
 
 # ---- the wheel and all its dependencies, in a virtual environment that is copied as a whole
 FROM python:3.11-slim-bookworm AS build

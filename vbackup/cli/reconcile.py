@@ -68,7 +68,9 @@ class Asked:
     help="Only this link.",
 )
 @click.option("--tenant", metavar="VALUE", help="Only rows and points of this tenant.")
-@click.option("--limit", type=click.IntRange(min=0), metavar="N", help="Write at most N findings.")
+@click.option(
+    "--limit", type=click.IntRange(min=0), metavar="N", help="At most N findings in --output."
+)
 @click.option("--output", type=_FILE, metavar="FILE", help="Findings with evidence, JSON lines.")
 @click.option("--reembed", type=_FILE, metavar="FILE", help="Rows to embed again, JSON lines.")
 @click.option("--junit", type=_FILE, metavar="FILE", help="A JUnit file for CI systems.")

@@ -44,7 +44,7 @@ def accepted(arguments: list[str]) -> None:
 
 
 def lines(text: str) -> list[list[str]]:
-    found = re.findall(r"/opt/vbackup/bin/vbackup (.+)", text)
+    found = re.findall(r"/opt/vbackup/bin/vbackup ([^>\n]+)", text)
     return [line.split() for line in found]
 
 
