@@ -15,14 +15,16 @@ if TYPE_CHECKING:
 
 
 def reembed_line(line: Reembed) -> dict[str, object]:
-    """`{"link", "key", "version", "tenant", "reason"}`; reasons are in docs/guarantees.md."""
-    return {
+    """`{"link", "key", "version", "tenant", "reason"}`, and `collection` where rows name it;
+    reasons are in docs/guarantees.md."""
+    written: dict[str, object] = {
         "link": line.link,
         "key": line.key,
         "version": line.version,
         "tenant": line.tenant,
         "reason": line.reason,
     }
+    return written if line.collection is None else written | {"collection": line.collection}
 
 
 def reembed_lines(repository: Repository, manifest: Manifest) -> Iterator[Reembed]:

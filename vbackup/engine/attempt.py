@@ -109,6 +109,9 @@ class Attempt:
         """The collections of the backup and their aliases."""
         return {c.name: c.aliases for c in self._facts.collections} if self._facts else {}
 
+    def _aliases(self) -> dict[str, str]:
+        return {alias: name for name, found in self.collection_names().items() for alias in found}
+
     def run(self, targets: Sequence[Target]) -> None:
         """Cut, find the watermark, store both sides, compare, store the patch."""
         self._directory.mkdir(parents=True)
@@ -169,6 +172,7 @@ class Attempt:
             base=self._pair.records.change_base([target.link for target in targets]),
             settle_lag=options.lead_in,
             max_index_lag=options.max_index_lag,
+            aliases=self._aliases(),
         )
         search = WatermarkSearch(
             self._pair.records, capturer, cuts, options, self._reporter, self._clock
@@ -231,7 +235,7 @@ class Attempt:
                 patch=patch,
                 workdir=self._directory,
                 changed=chosen.changed(self._directory / "changed"),
-                aliases={a: name for name, found in self.collection_names().items() for a in found},
+                aliases=self._aliases(),
             )
             for target in targets:
                 with self._reporter.step(f"compare {target.link.name}", unit="items") as step:

@@ -18,6 +18,7 @@ from typing import TypeVar
 from vbackup.engine.capture import (
     Image,
     ImageStore,
+    RowVersion,
     common_version,
     fetch_images,
     newer,
@@ -28,6 +29,7 @@ from vbackup.engine.compare import Comparison
 from vbackup.engine.confirm import batches
 from vbackup.engine.keysets import ChangedKeys, KeySets
 from vbackup.engine.links import Target
+from vbackup.engine.owners import Owner, at_collection, rows_of
 from vbackup.engine.patchfile import PatchFile
 from vbackup.engine.reconcile import feed
 from vbackup.engine.rowlisting import ListedRows
@@ -57,11 +59,15 @@ _DELETE: dict[str, DeleteReason] = {
 class _Row:
     """A live row whose points are not as they should be."""
 
-    key: str
+    owner: Owner
     version: str | None
     count: int | None
     tenant: str | None
     findings: list[Finding]
+
+    @property
+    def key(self) -> str:
+        return self.owner.key
 
 
 @dataclass(slots=True)
@@ -79,6 +85,7 @@ class Authority:
     digests: dict[str, str] = field(default_factory=dict)
     listings: dict[str, ListedRows] = field(default_factory=dict)
     written: KeySets = field(default_factory=KeySets)
+    per_collection: set[str] = field(default_factory=set)
 
     def run(self, target: Target, step: Step) -> LinkReport:
         """Compare one link under the watermark and add what it needs to the patch."""
@@ -91,6 +98,8 @@ class Authority:
             feed(comparison, listed, self.offline, target, step)
             self.listings[link.name] = listed
             result = comparison.finish()
+            if result.per_collection:
+                self.per_collection.add(link.name)
             for batch in batches(result.findings, BATCH):
                 self._decide(target, batch)
             if not link.exact:
@@ -107,14 +116,16 @@ class Authority:
         by_name = {target.link.name: target for target in targets}
         for name, group in groupby(self.patch.take_reembeds(), key=lambda line: line.link):
             for batch in _batches(group, BATCH):
-                keys: dict[str, list[Finding]] = {line.key: [] for line in batch}
-                self._late(by_name[name], list(self._rows_of(by_name[name], keys)))
+                listed: dict[Owner, list[Finding]] = {
+                    Owner(line.key, line.collection): [] for line in batch
+                }
+                self._late(by_name[name], list(self._rows_of(by_name[name], listed)))
 
     # ------------------------------------------------------------ deciding
 
     def _decide(self, target: Target, findings: Sequence[Finding]) -> None:
         link = target.link
-        broken: dict[str, list[Finding]] = {}
+        broken: dict[Owner, list[Finding]] = {}
         for finding in findings:
             if finding.kind in {"orphan", "not_live"}:
                 if finding.kind == "orphan" or link.not_live == "delete":
@@ -123,7 +134,8 @@ class Authority:
                 if link.keyed and normal(finding.point_version) != normal(finding.row_version):
                     self._delete(finding, "stale")
             elif finding.kind in _BROKEN and finding.key and not self._suspect(target, finding.key):
-                broken.setdefault(finding.key, []).append(finding)
+                owner = self._owner(target, finding.key, finding.collection)
+                broken.setdefault(owner, []).append(finding)
         if broken:
             self._mend(target, broken)
 
@@ -133,68 +145,86 @@ class Authority:
 
     def _verify_unkeyed(self, target: Target, keys: Sequence[str]) -> None:
         """Rows that changed around the cuts and say no version: only a captured image will do."""
-        rows = list(self._rows_of(target, {key: [] for key in keys}, live_only=True))
-        owned = self._owned(target, [row.key for row in rows])
+        rows = list(self._rows(target, keys, live_only=True))
+        owned = self._owned(target, [row.owner for row in rows])
         for row in rows:
             row.findings.extend(
                 Finding("stale", target.link.name, collection, row.key, point)
-                for collection, point in owned[row.key]
+                for collection, point in owned[row.owner]
             )
             images = self._captured(target, row)
             if images is None:
                 self._give_up(target, row, [])
             else:
-                self._replace(target, row, images, owned[row.key])
+                self._replace(target, row, images, owned[row.owner])
 
-    def _owned(self, target: Target, keys: Sequence[str]) -> dict[str, set[Place]]:
+    def _owner(self, target: Target, key: str, collection: str) -> Owner:
+        """The row that a point of this key in this collection refers to."""
+        return Owner(key, collection if target.link.name in self.per_collection else None)
+
+    def _owned(self, target: Target, owners: Sequence[Owner]) -> dict[Owner, set[Place]]:
         """All points that the shard snapshots hold of these rows."""
-        found: dict[str, set[Place]] = {key: set() for key in keys}
-        for collection in target.collections if keys else ():
-            block = self.offline.owned(target.link, collection, keys)
+        found: dict[Owner, set[Place]] = {owner: set() for owner in owners}
+        for collection in target.collections:
+            if not (here := at_collection(owners, collection)):
+                continue
+            block = self.offline.owned(target.link, collection, [owner.key for owner in here])
             for point, key in zip(block.ids, block.refs, strict=True):
-                if key in found:
-                    found[key].add((collection, point))
+                if key is not None and (owner := self._owner(target, key, collection)) in found:
+                    found[owner].add((collection, point))
         return found
 
-    def _mend(self, target: Target, broken: dict[str, list[Finding]]) -> None:
+    def _mend(self, target: Target, broken: dict[Owner, list[Finding]]) -> None:
         rows = list(self._rows_of(target, broken))
-        captured = [(row, images) for row in rows if (images := self._captured(target, row))]
-        self._replace_all(target, captured)
-        done = {row.key for row, _ in captured}
-        late = [row for row in rows if row.key not in done]
+        looked = [(row, self._captured(target, row)) for row in rows]
+        self._replace_all(target, [(row, images) for row, images in looked if images is not None])
+        late = [row for row, images in looked if images is None]
         if late:
             self._late(target, late)
 
-    def _rows_of(
-        self, target: Target, broken: dict[str, list[Finding]], *, live_only: bool = False
+    def _rows_of(self, target: Target, broken: dict[Owner, list[Finding]]) -> Iterator[_Row]:
+        """These rows, each with its findings."""
+        for row in self._rows(target, [owner.key for owner in broken]):
+            if row.owner in broken:
+                row.findings = broken[row.owner]
+                yield row
+
+    def _rows(
+        self, target: Target, keys: Iterable[str], *, live_only: bool = False
     ) -> Iterator[_Row]:
-        block = self.rows.lookup(target.link, list(broken))
-        for at, key in enumerate(block.keys):
+        """The rows of these keys: in several collections there may be several of a key."""
+        block = self.rows.lookup(target.link, list(dict.fromkeys(keys)))
+        for at, owner in rows_of(target.link, block, self.aliases):
             if live_only and block.live is not None and not block.live[at]:
                 continue
             yield _Row(
-                key,
+                owner,
                 block.versions[at] if block.versions is not None else None,
                 block.counts[at] if block.counts is not None else None,
                 block.tenants[at] if block.tenants is not None else None,
-                broken[key],
+                [],
             )
 
     def _captured(self, target: Target, row: _Row) -> list[Image] | None:
+        """All points of the row, as they were kept; none for one that says it has none."""
+        if row.count == 0:
+            return []
         if row.version is None:
             return None
-        return self.images.get(target.link.name, row.key, normal(row.version) or "")
+        count = row.count if target.link.cardinality == "many" else None
+        wanted = RowVersion(normal(row.version) or "", count)
+        return self.images.get(target.link.name, row.owner, wanted)
 
     def _late(self, target: Target, rows: Sequence[_Row]) -> None:
         """One look at the live store; a point that still is the row's version is as good as a
         captured one."""
-        found = fetch_images(self.live, target, [row.key for row in rows])
-        fitting = [row for row in rows if self._fits(target, row, found[row.key])]
-        self._replace_all(target, [(row, found[row.key]) for row in fitting])
-        done = {row.key for row in fitting}
+        found = fetch_images(self.live, target, [row.owner for row in rows])
+        fitting = [row for row in rows if self._fits(target, row, found[row.owner])]
+        self._replace_all(target, [(row, found[row.owner]) for row in fitting])
+        done = {row.owner for row in fitting}
         for row in rows:
-            if row.key not in done:
-                self._give_up(target, row, found[row.key])
+            if row.owner not in done:
+                self._give_up(target, row, found[row.owner])
 
     def _fits(self, target: Target, row: _Row, images: Sequence[Image]) -> bool:
         if target.link.keyed:
@@ -211,14 +241,14 @@ class Authority:
 
     def _replace_all(self, target: Target, rows: Sequence[tuple[_Row, Sequence[Image]]]) -> None:
         many = target.link.cardinality == "many"
-        owned = self._owned(target, [row.key for row, _ in rows]) if many else {}
+        owned = self._owned(target, [row.owner for row, images in rows if many or not images])
         taken = set() if target.link.by_id else self._taken(target, rows)
         for row, images in rows:
             places = [(image.collection, image.point.id) for image in images]
             if taken.intersection(places) or self._claimed(target, places):
                 self._give_up(target, row, images, "overtaken")
             else:
-                self._replace(target, row, images, owned.get(row.key, set()))
+                self._replace(target, row, images, owned.get(row.owner, set()))
 
     def _claimed(self, target: Target, places: Sequence[Place]) -> bool:
         """Whether the patch already writes another row's point in one of these places; else it
@@ -234,22 +264,23 @@ class Authority:
     def _taken(self, target: Target, rows: Sequence[tuple[_Row, Sequence[Image]]]) -> set[Place]:
         """Those places of images where another row has a right point: an application that uses
         ids again may have given it to this row only after the watermark."""
-        keys = {(i.collection, i.point.id): row.key for row, images in rows for i in images}
-        others: dict[str, list[tuple[Place, str | None]]] = {}
+        takers = {(i.collection, i.point.id): row.owner for row, images in rows for i in images}
+        others: dict[Owner, list[tuple[Place, str | None]]] = {}
         for collection in target.collections:
-            ids = [point for name, point in keys if name == collection]
+            ids = [point for name, point in takers if name == collection]
             block = self.offline.lookup(target.link, collection, ids) if ids else PointBlock([], [])
             said = block.versions or [None] * len(block)
-            for point, owner, version in zip(block.ids, block.refs, said, strict=True):
-                if owner is not None and owner != keys[collection, point]:
-                    others.setdefault(owner, []).append(((collection, point), normal(version)))
+            for point, key, version in zip(block.ids, block.refs, said, strict=True):
+                place = (collection, point)
+                if key is None or (owner := self._owner(target, key, collection)) == takers[place]:
+                    continue
+                others.setdefault(owner, []).append((place, normal(version)))
         if not others:
             return set()
-        live = self._rows_of(target, {key: [] for key in others}, live_only=True)
         return {
             place
-            for row in live
-            for place, version in others[row.key]
+            for row in self._rows(target, [owner.key for owner in others], live_only=True)
+            for place, version in others.get(row.owner, ())
             if not target.link.keyed or version == normal(row.version)
         }
 
@@ -293,6 +324,7 @@ class Authority:
                 version=row.version,
                 tenant=row.tenant,
                 reason=reason or self._reason(target, row, images),
+                collection=row.owner.collection,
             )
         )
 

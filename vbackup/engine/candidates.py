@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from vbackup.engine.capture import WANTED_LIMIT, Capturer, Slot
+from vbackup.engine.capture import WANTED_LIMIT, Capturer, RowVersion, Slot
 from vbackup.engine.rowfence import RowFence
 from vbackup.model.link import Link
 from vbackup.ports import CandidateWatermark, Clock, RecordSource, Reporter
@@ -23,7 +23,7 @@ class Candidate:
 
     watermark: CandidateWatermark
     opened: float
-    pending: dict[Slot, str] = field(default_factory=dict)
+    pending: dict[Slot, RowVersion] = field(default_factory=dict)
     lost: set[Slot] = field(default_factory=set)
     beyond: int = 0
 
@@ -36,19 +36,19 @@ class Candidate:
     def gaps(self) -> int:
         return len(self.pending) + len(self.lost) + self.beyond
 
-    def wait_for(self, slot: Slot, version: str) -> None:
+    def wait_for(self, slot: Slot, row: RowVersion) -> None:
         """One more row whose point is not captured."""
         if len(self.pending) < WANTED_LIMIT:
-            self.pending[slot] = version
+            self.pending[slot] = row
         else:
             self.beyond += 1
 
     def refresh(self, capturer: Capturer) -> None:
         """Drop what was captured; remember what cannot come any more."""
-        for slot, version in list(self.pending.items()):
-            if capturer.images.has(*slot, version):
+        for slot, row in list(self.pending.items()):
+            if capturer.images.has(*slot, row):
                 del self.pending[slot]
-            elif not capturer.awaited(slot, version):
+            elif not capturer.awaited(slot, row):
                 del self.pending[slot]
                 self.lost.add(slot)
 
@@ -110,8 +110,8 @@ class Race:
         try:
             for link in self.links:
                 for block in found.watermark.changed(link, self.base):
-                    for key, wanted in self.capturer.want(link, block):
-                        found.wait_for((link.name, key), wanted.version)
+                    for owner, row in self.capturer.want(link, block):
+                        found.wait_for((link.name, owner), row)
         except BaseException:
             found.watermark.close()
             raise

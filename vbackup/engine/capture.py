@@ -10,7 +10,7 @@ point itself says. It never decides what is right: the comparison under the wate
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from vbackup.engine.links import Target
+from vbackup.engine.owners import Owner, at_collection, rows_of
 from vbackup.engine.versions import later, microseconds
 from vbackup.model.blocks import Point, RowBlock
 from vbackup.model.keys import canonical
@@ -31,8 +32,17 @@ POLL_BATCH = 2_000
 """Rows whose points one poll asks for."""
 
 
-Slot = tuple[str, str]
-"""A link's name and the key of one of its rows."""
+Slot = tuple[str, Owner]
+"""A link's name and one of its rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowVersion:
+    """What a live row says of its points: their version, and how many there are, where that is
+    more than one and known."""
+
+    version: str
+    count: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +71,7 @@ def newer(one: str, other: str) -> bool:
 
 
 class ImageStore:
-    """Captured images by (link, key, version), on disk: memory stays flat however many come.
+    """Captured images by (link, row, version), on disk: memory stays flat however many come.
 
     SQLite without journal or sync: the file lives as long as one backup and a crash needs
     nothing of it. One thread writes; readers wait for it."""
@@ -72,33 +82,31 @@ class ImageStore:
         self._db.execute("PRAGMA synchronous=OFF")
         self._db.execute(f"PRAGMA cache_size=-{max(memory // 1024, 2048)}")
         self._db.execute(
-            "CREATE TABLE image (link TEXT, key TEXT, version TEXT, points BLOB,"
-            " PRIMARY KEY (link, key, version)) WITHOUT ROWID"
+            "CREATE TABLE image (link TEXT, key TEXT, collection TEXT, version TEXT, size INTEGER,"
+            " points BLOB, PRIMARY KEY (link, key, collection, version)) WITHOUT ROWID"
         )
         self._encode = msgspec.json.Encoder().encode
         self._decode = msgspec.json.Decoder(list[Image]).decode
 
-    def put(self, link: str, key: str, version: str, images: Sequence[Image]) -> None:
-        """Keep one complete set of points of one row version."""
+    def put(self, link: str, owner: Owner, version: str, images: Sequence[Image]) -> None:
+        """Keep one set of points of one row version: all of them, as far as could be seen."""
         self._db.execute(
-            "INSERT OR REPLACE INTO image VALUES (?, ?, ?, ?)",
-            (link, key, version, self._encode(list(images))),
+            "INSERT OR REPLACE INTO image VALUES (?, ?, ?, ?, ?, ?)",
+            (link, *_row(owner), version, len(images), self._encode(list(images))),
         )
 
-    def has(self, link: str, key: str, version: str) -> bool:
-        """Whether this version of the row is captured."""
-        found = self._db.execute(
-            "SELECT 1 FROM image WHERE link = ? AND key = ? AND version = ?", (link, key, version)
-        )
-        return found.fetchone() is not None
+    def has(self, link: str, owner: Owner, row: RowVersion) -> bool:
+        """Whether this version of the row is captured, with as many points as the row says."""
+        found = self._db.execute(f"SELECT size {_OF_ROW}", (link, *_row(owner), row.version))
+        sizes = found.fetchone()
+        return sizes is not None and row.count in (None, sizes[0])
 
-    def get(self, link: str, key: str, version: str) -> list[Image] | None:
-        """The points of this row version, or None."""
-        found = self._db.execute(
-            "SELECT points FROM image WHERE link = ? AND key = ? AND version = ?",
-            (link, key, version),
-        ).fetchone()
-        return self._decode(found[0]) if found else None
+    def get(self, link: str, owner: Owner, row: RowVersion) -> list[Image] | None:
+        """The points of this row version, or None: as many as the row says."""
+        if not self.has(link, owner, row):
+            return None
+        found = self._db.execute(f"SELECT points {_OF_ROW}", (link, *_row(owner), row.version))
+        return self._decode(found.fetchone()[0])
 
     def count(self) -> int:
         """Row versions captured."""
@@ -109,12 +117,18 @@ class ImageStore:
         self._db.close()
 
 
+_OF_ROW = "FROM image WHERE link = ? AND key = ? AND collection = ? AND version = ?"
+
+
+def _row(owner: Owner) -> tuple[str, str]:
+    return owner.key, "" if owner.collection is None else f"={owner.collection}"
+
+
 @dataclass(slots=True)
 class Wanted:
     """A live row version whose points are not captured yet."""
 
-    version: str
-    count: int | None
+    row: RowVersion
     since: float
     seen: frozenset[tuple[str, str]] = frozenset()
     seen_at: float = 0.0
@@ -148,6 +162,7 @@ class Capturer:
     base: str
     settle_lag: float
     max_index_lag: float = 300.0
+    aliases: Mapping[str, str] = field(default_factory=dict)
     proposals: dict[Slot, Proposal] = field(default_factory=dict)
     wanted: dict[Slot, Wanted] = field(default_factory=dict)
     past: dict[Slot, str] = field(default_factory=dict)
@@ -182,132 +197,137 @@ class Capturer:
             return
         for target in self.targets:
             name = target.link.name
-            keys = [key for link, key in fetched if link == name]
-            for key, identity in self._identities(target.link, keys):
-                slot = (name, key)
-                if fetched[slot].identity != identity:
+            owners = [owner for link, owner in fetched if link == name]
+            for owner, identity in self._identities(target.link, owners):
+                slot = (name, owner)
+                if slot not in fetched or fetched[slot].identity != identity:
                     continue
                 self.images.put(*slot, identity, fetched[slot].images)
-                if (held := self.wanted.get(slot)) and held.version == identity:
+                if (held := self.wanted.get(slot)) and held.row.version == identity:
                     del self.wanted[slot]
 
-    def _identities(self, link: Link, keys: Sequence[str]) -> list[tuple[str, str | None]]:
-        if not keys:
+    def _identities(self, link: Link, owners: Sequence[Owner]) -> list[tuple[Owner, str | None]]:
+        if not owners:
             return []
         view = self.records.view()
         try:
-            block = view.lookup(link, keys)
+            block = view.lookup(link, list(dict.fromkeys(owner.key for owner in owners)))
         finally:
             view.close()
-        return list(zip(block.keys, map(normal, block.versions or ()), strict=True))
+        said = block.versions or [None] * len(block)
+        return [(owner, normal(said[at])) for at, owner in rows_of(link, block, self.aliases)]
 
-    def want(self, link: Link, block: RowBlock) -> list[tuple[str, Wanted]]:
-        """Ask for the live rows of a block that are not captured; returns them with keys."""
-        asked: list[tuple[str, Wanted]] = []
+    def want(self, link: Link, block: RowBlock) -> list[tuple[Owner, RowVersion]]:
+        """Ask for the live rows of a block that are not captured; returns them."""
+        asked: list[tuple[Owner, RowVersion]] = []
         self.changes += len(block)
         self._forget_older(link, block)
         now = self.clock.monotonic()
-        for key, version, count in live_versions(block):
-            slot = (link.name, key)
-            if self.images.has(link.name, key, version):
-                if (held := self.wanted.get(slot)) and held.version == version:
+        for owner, row in self._live(link, block):
+            slot = (link.name, owner)
+            held = self.wanted.get(slot)
+            if self.images.has(link.name, owner, row):
+                if held and held.row.version == row.version:
                     del self.wanted[slot]
                 continue
-            wanted = Wanted(version, count, now)
-            asked.append((key, wanted))
-            held = self.wanted.get(slot)
-            if held and held.version == version:
+            asked.append((owner, row))
+            if held and held.row == row:
                 continue
             if len(self.wanted) >= WANTED_LIMIT and not held:
                 self.overflowed = True
                 continue
-            self.wanted[slot] = wanted
+            self.wanted[slot] = Wanted(row, now)
         return asked
+
+    def _live(self, link: Link, block: RowBlock) -> Iterator[tuple[Owner, RowVersion]]:
+        """The live rows of a block that say their version, and that have points."""
+        if block.versions is None:
+            return
+        for at, owner in rows_of(link, block, self.aliases):
+            version = normal(block.versions[at])
+            count = block.counts[at] if block.counts is not None else None
+            live = block.live is None or block.live[at]
+            if live and version is not None and count != 0:
+                yield owner, RowVersion(version, count if link.cardinality == "many" else None)
 
     def _forget_older(self, link: Link, block: RowBlock) -> None:
         """Stop waiting for versions that rows no longer have, rows that are not live any more
         among them: an unkeyed row's next point would be taken for the old one's."""
-        for key, said in zip(block.keys, block.versions or (), strict=False):
-            held = self.wanted.get((link.name, key))
-            if held and held.version != normal(said):
-                del self.wanted[link.name, key]
-                self.proposals.pop((link.name, key), None)
+        if block.versions is None:
+            return
+        for at, owner in rows_of(link, block, self.aliases):
+            held = self.wanted.get((link.name, owner))
+            if held and held.row.version != normal(block.versions[at]):
+                del self.wanted[link.name, owner]
+                self.proposals.pop((link.name, owner), None)
 
-    def awaited(self, slot: Slot, version: str) -> bool:
+    def awaited(self, slot: Slot, row: RowVersion) -> bool:
         """Whether the point of this row version may still come: it is not captured, and not known
         to have moved past it, for then it never comes back."""
-        if self.images.has(*slot, version):
+        if self.images.has(*slot, row):
             return False
-        return not ((seen := self.past.get(slot)) and newer(seen, version))
+        return not ((seen := self.past.get(slot)) and newer(seen, row.version))
 
     def poll(self) -> int:
         """Fetch the points of wanted rows from the live store; how many became captured."""
         before = len(self.wanted)
         for target in self.targets:
-            keys = self._due(target.link)
-            if keys:
-                self._capture(target, keys)
+            owners = self._due(target.link)
+            if owners:
+                self._capture(target, owners)
         return before - len(self.wanted)
 
-    def _due(self, link: Link) -> list[str]:
+    def _due(self, link: Link) -> list[Owner]:
         """The wanted rows worth a fetch now; unkeyed ones only a lag after they were seen."""
         latest = self.clock.monotonic() - self.max_index_lag
         due = (
-            key
-            for (name, key), wanted in self.wanted.items()
+            owner
+            for (name, owner), wanted in self.wanted.items()
             if name == link.name
-            and (link.exact or (wanted.since <= latest and (name, key) not in self.proposals))
+            and (link.exact or (wanted.since <= latest and (name, owner) not in self.proposals))
         )
         return list(islice(due, POLL_BATCH))
 
-    def _capture(self, target: Target, keys: Sequence[str]) -> None:
+    def _capture(self, target: Target, owners: Sequence[Owner]) -> None:
         link = target.link
         if self.points is None:
             return
-        for key, images in fetch_images(self.points, target, keys).items():
-            slot = (link.name, key)
+        for owner, images in fetch_images(self.points, target, owners).items():
+            slot = (link.name, owner)
             wanted = self.wanted.pop(slot)
-            if not self._accept(link, key, images, wanted):
+            if not self._accept(link, owner, images, wanted):
                 # Back to the end of the line, so that a poll with many wanted rows moves on.
                 self.wanted[slot] = wanted
 
-    def _accept(self, link: Link, key: str, images: list[Image], wanted: Wanted) -> bool:
+    def _accept(self, link: Link, owner: Owner, images: list[Image], wanted: Wanted) -> bool:
+        sought = wanted.row.version
         if not link.exact:
             if images:
                 now = self.clock.monotonic()
-                self.proposals[link.name, key] = Proposal(wanted.version, images, now)
+                self.proposals[link.name, owner] = Proposal(sought, images, now)
             return False
-        version = common_version(link, images) if link.keyed else wanted.version
+        version = common_version(link, images) if link.keyed else sought
         if version is None or not images:
             return False
-        if newer(version, wanted.version):
-            self.past[link.name, key] = version
+        if newer(version, sought):
+            self.past[link.name, owner] = version
         if link.cardinality == "many" and not self._complete(images, version, wanted):
             return False
-        self.images.put(link.name, key, version, images)
-        return version == wanted.version
+        self.images.put(link.name, owner, version, images)
+        return version == sought
 
     def _complete(self, images: list[Image], version: str, wanted: Wanted) -> bool:
         """Whether a set of points is all of them: by the row's count, or because a fetch a lag
-        later finds the same set."""
-        if wanted.count is not None and version == wanted.version:
-            return len(images) == wanted.count
+        later finds the same set. Of a version that no row is seen to have yet that is a guess:
+        the row's count, once it says one, decides (`ImageStore.has`)."""
+        if wanted.row.count is not None and version == wanted.row.version:
+            return len(images) == wanted.row.count
         names = frozenset((image.collection, f"{image.point.id}@{version}") for image in images)
         now = self.clock.monotonic()
         if names != wanted.seen:
             wanted.seen, wanted.seen_at = names, now
             return False
         return now - wanted.seen_at >= self.settle_lag
-
-
-def live_versions(block: RowBlock) -> Iterator[tuple[str, str, int | None]]:
-    """(key, version, count) of the live rows of a block that say their version."""
-    if block.versions is None:
-        return
-    for at, (key, said) in enumerate(zip(block.keys, block.versions, strict=True)):
-        version = normal(said)
-        if version is not None and (block.live is None or block.live[at]):
-            yield key, version, block.counts[at] if block.counts is not None else None
 
 
 def common_version(link: Link, images: Iterable[Image]) -> str | None:
@@ -317,11 +337,15 @@ def common_version(link: Link, images: Iterable[Image]) -> str | None:
 
 
 def fetch_images(
-    points: PointSource, target: Target, keys: Sequence[str]
-) -> dict[str, list[Image]]:
-    """The live points of these rows in all collections of the link; [] where there are none."""
-    found: dict[str, list[Image]] = {key: [] for key in keys}
+    points: PointSource, target: Target, owners: Sequence[Owner]
+) -> dict[Owner, list[Image]]:
+    """The live points of these rows in all collections that may have them; [] where there are
+    none."""
+    found: dict[Owner, list[Image]] = {owner: [] for owner in owners}
     for collection in target.collections:
-        for key, here in points.fetch(target.link, collection, keys).items():
-            found[key] += [Image(collection, point) for point in here]
+        if not (here := at_collection(owners, collection)):
+            continue
+        fetched = points.fetch(target.link, collection, [owner.key for owner in here])
+        for owner in here:
+            found[owner] += [Image(collection, point) for point in fetched.get(owner.key, ())]
     return found

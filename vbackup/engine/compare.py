@@ -64,6 +64,7 @@ class ComparisonResult:
     """What a comparison found. `findings` streams from the work files, once or several times,
     until the comparison is closed; those of one key come side by side.
 
+    `per_collection`: rows name the collection of their points.
     The digests are order-free hashes over (key, version): of all live rows, and of all points
     that name a key. With cardinality one they agree when every live row has its point and
     there is no other."""
@@ -71,6 +72,7 @@ class ComparisonResult:
     report: LinkReport
     digest: str
     points_digest: str
+    per_collection: bool
     stream: Callable[[], Iterator[Finding]]
 
     @property
@@ -174,7 +176,9 @@ class Comparison:
         if self._unversioned:
             report.warnings.append("rows say no version: those of their points are not compared")
         rows_digest, points_digest = (f"{a:016x}{b:016x}" for a, b in (digests[:2], digests[2:]))
-        return ComparisonResult(report, rows_digest, points_digest, self._findings)
+        return ComparisonResult(
+            report, rows_digest, points_digest, self._rules.per_collection, self._findings
+        )
 
     @property
     def _rules(self) -> Rules:

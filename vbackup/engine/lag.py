@@ -7,11 +7,12 @@ application that writes the point first, or inside the row's transaction.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from vbackup.engine.capture import live_versions, newer, normal
+from vbackup.engine.capture import newer, normal
 from vbackup.engine.links import Target
+from vbackup.model.blocks import RowBlock
 from vbackup.ports import Clock, PointSource, RecordSource
 
 WATCHED = 2_000
@@ -81,7 +82,7 @@ class LagWatch:
             started = self._clock.monotonic()
             changed, base = self._records.changed(links, base)
             for link in links:
-                versions = {key: version for key, version, _ in live_versions(changed[link.name])}
+                versions = dict(_live_versions(changed[link.name]))
                 self._judge(link.name, versions)
                 self._await(link.name, versions)
             for target in self._targets:
@@ -161,3 +162,13 @@ def advice(report: LagReport, max_index_lag: float, lead_in: float) -> str:
             " that length keeps the re-embed list short"
         )
     return ""
+
+
+def _live_versions(block: RowBlock) -> Iterator[tuple[str, str]]:
+    """(key, version) of the live rows of a block that say their version."""
+    if block.versions is None:
+        return
+    for at, (key, said) in enumerate(zip(block.keys, block.versions, strict=True)):
+        version = normal(said)
+        if version is not None and (block.live is None or block.live[at]):
+            yield key, version

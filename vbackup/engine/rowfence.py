@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
-from vbackup.engine.capture import POLL_BATCH, Capturer, Slot
+from vbackup.engine.capture import POLL_BATCH, Capturer, RowVersion, Slot
+from vbackup.engine.owners import owners
 from vbackup.errors import VbackupError
 from vbackup.ports import Clock, RecordSource, Reporter, RowHold
 
@@ -73,15 +74,13 @@ class RowFence:
         """Take the rows and wait for their points. Rows that somebody is writing are asked for
         again; one whose point is ahead of it (its writer waits for us) is not waited for."""
         held: set[Slot] = set()
-        pending: dict[Slot, str] = {}
+        pending: dict[Slot, RowVersion] = {}
         tries = 0
         while self.clock.monotonic() < until:
             pending |= self._take(hold, held)
             self.capturer.poll()
             pending = {
-                slot: version
-                for slot, version in pending.items()
-                if self.capturer.awaited(slot, version)
+                slot: row for slot, row in pending.items() if self.capturer.awaited(slot, row)
             }
             tries += 1
             if not pending and (len(held) == len(self.overtaken) or tries >= FREE_TRIES):
@@ -89,16 +88,16 @@ class RowFence:
             self.clock.sleep(POLL_SECONDS)
         self.held = max(self.held, len(held))
 
-    def _take(self, hold: RowHold, held: set[Slot]) -> dict[Slot, str]:
+    def _take(self, hold: RowHold, held: set[Slot]) -> dict[Slot, RowVersion]:
         """The versions of newly held rows whose points are not captured; adds them to `held`."""
-        wanted: dict[Slot, str] = {}
+        wanted: dict[Slot, RowVersion] = {}
         for target in self.capturer.targets:
             name = target.link.name
-            keys = sorted(key for link, key in self.overtaken - held if link == name)
+            keys = sorted({owner.key for link, owner in self.overtaken - held if link == name})
             if not keys:
                 continue
             block = hold.take(target.link, keys)
-            held.update((name, key) for key in block.keys)
-            for key, one in self.capturer.want(target.link, block):
-                wanted[name, key] = one.version
+            held.update((name, owner) for owner in owners(block, self.capturer.aliases))
+            for owner, row in self.capturer.want(target.link, block):
+                wanted[name, owner] = row
         return wanted

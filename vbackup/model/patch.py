@@ -53,14 +53,16 @@ class Upsert(msgspec.Struct, frozen=True, tag_field="op", tag="upsert"):
     shard_key: str | int | None = None
 
 
-class Reembed(msgspec.Struct, frozen=True, tag_field="op", tag="reembed"):
-    """A live row whose point must be made again by the application's indexer."""
+class Reembed(msgspec.Struct, frozen=True, tag_field="op", tag="reembed", omit_defaults=True):
+    """A live row whose point must be made again by the application's indexer. `collection` is
+    where it belongs, "" where the row names none; None where rows do not say."""
 
     link: str
     key: str
     version: str | None
     tenant: str | None
     reason: ReembedReason
+    collection: str | None = None
 
 
 PatchLine = Delete | Upsert | Reembed
