@@ -153,11 +153,11 @@ class PackUploader:
 
     def _finished(self, upload: Future[None]) -> None:
         self._slots.release()
-        with self._lock:
-            self._uploads.discard(upload)
         error = None if upload.cancelled() else upload.exception()
-        if error is not None and self._failure is None:
-            self._failure = error
+        with self._lock:
+            # Before it is no longer waited for: whoever sees no upload left looks here next.
+            self._failure = self._failure or error
+            self._uploads.discard(upload)
 
     def _upload(self, builder: PackBuilder) -> None:
         self.check()

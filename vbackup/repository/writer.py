@@ -31,6 +31,7 @@ from vbackup.repository.recipe import RecipeWriter
 from vbackup.repository.uploader import Append, PackUploader
 
 _IN_FLIGHT = 32
+_AGAIN = "run the backup again: only what is missing is uploaded"
 
 _Stored = tuple[list[bytes], list[int]]
 """Ids and lengths of a window's chunks."""
@@ -174,12 +175,15 @@ class Writer:
     # ------------------------------------------------------------ the end
 
     def publish(self, manifest: Manifest) -> Manifest:
-        """See `BackupWriter.publish`. Raises Locked when the lease was lost, Failed when a pack
-        that the backup relies on is not there; then no backup appears."""
+        """See `BackupWriter.publish`. Raises Locked when the lease was lost, Failed when a chunk
+        or a pack that the backup relies on is not there; then no backup appears."""
         if manifest.id != self._id:
             raise Failed(f"manifest {manifest.id} published by the writer of {self._id}")
         try:
+            # A stream that broke may have left a chunk half way that another stream relies on.
+            self._pool.shutdown(wait=True, cancel_futures=True)
             self._parts.uploader.flush()
+            self._check_chunks()
             self._check_packs()
             self._prolong_locks()
             self._parts.lease.confirm()
@@ -209,6 +213,18 @@ class Writer:
             seconds=round(self._parts.clock.monotonic() - self._started, 3),
         )
 
+    def _check_chunks(self) -> None:
+        """Every chunk that a stream said it would store is in an uploaded pack: others of this
+        backup have relied on it since."""
+        with self._lock:
+            lacking = len(self._claimed)
+        if lacking:
+            raise Failed(
+                f"{lacking} chunks of backup {self._id} were never stored",
+                hint=_AGAIN,
+                retryable=True,
+            )
+
     def _check_packs(self) -> None:
         """Every pack that this backup relies on is stored, whole: new ones as well as reused."""
         sizes = self._parts.index.packs
@@ -219,7 +235,7 @@ class Writer:
             if stat is None or stat.size != sizes[pack]:
                 raise Failed(
                     f"pack {pack.hex()[:16]} of backup {self._id} is missing or cut short",
-                    hint="run the backup again: only what is missing is uploaded",
+                    hint=_AGAIN,
                     retryable=True,
                 )
 

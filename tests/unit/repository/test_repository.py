@@ -13,6 +13,7 @@ import pytest
 
 from vbackup.errors import AlreadyExists, Damaged, Denied, Failed, Locked, NotFound, Refused, Usage
 from vbackup.model.manifest import CheckRecord
+from vbackup.repository.blobs import BlobMaker
 from vbackup.repository.repository import Repository
 
 Reopen = Callable[[], Repository]
@@ -165,6 +166,65 @@ def test_a_failed_upload_fails_everything_after(
     writer.abort()
     assert repository.backups() == []
     assert store.names("leases/") == []
+
+
+def test_a_chunk_that_was_never_stored_is_missed_before_the_manifest(
+    repository: Repository, kit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stream that fails may have said that it stores what the next one relies on."""
+    data = kit.noise(5000)
+
+    def full(*_: object) -> Iterator[Any]:
+        raise MemoryError
+
+    writer = repository.begin("b1")
+    with monkeypatch.context() as patched:
+        patched.setattr(BlobMaker, "make", full)
+        with pytest.raises(MemoryError):
+            writer.add("data", [data])
+    artifact = writer.add("data", [data])
+    with pytest.raises(Failed, match="never stored") as caught:
+        writer.publish(kit.manifest("b1", [artifact], repository.clock.now()))
+    assert caught.value.retryable
+    assert repository.backups() == []
+    kit.back_up(repository, "b1", data=data)
+    assert kit.contents(repository, "b1") == {"data": data}
+
+
+def test_a_chunk_that_a_broken_stream_still_stores_is_waited_for(
+    repository: Repository, kit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attempt after it relies on the chunk, and comes to its end first."""
+    data = kit.noise(5000)
+    claimed, go = threading.Event(), threading.Event()
+    make = BlobMaker.make
+
+    def slow(*args: Any) -> Iterator[Any]:
+        claimed.set()
+        go.wait(30)
+        yield from make(*args)
+
+    def broken() -> Iterator[bytes]:
+        yield data
+        yield bytes(3 * 1024**2)  # So that the window before it is on its way.
+        claimed.wait(30)
+        raise Failed("the stream broke")
+
+    writer = repository.begin("b1")
+    with monkeypatch.context() as patched:
+        patched.setattr(BlobMaker, "make", slow)
+        with pytest.raises(Failed, match="broke"):
+            writer.add("data", broken())
+    artifact = writer.add("data", [data])
+    shutdown = writer._pool.shutdown
+
+    def ending(**options: Any) -> None:
+        go.set()
+        shutdown(**options)
+
+    monkeypatch.setattr(writer._pool, "shutdown", ending)
+    writer.publish(kit.manifest("b1", [artifact], repository.clock.now()))
+    assert kit.contents(repository, "b1") == {"data": data}
 
 
 def test_a_backup_id_is_used_once(repository: Repository, kit: Any) -> None:
