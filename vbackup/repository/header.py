@@ -9,13 +9,13 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 from vbackup.errors import AlreadyExists, Damaged, Denied, Failed, NotFound, Refused
 from vbackup.ports import ObjectStore
-from vbackup.repository import keys
+from vbackup.repository import keys, untrusted
 from vbackup.repository.chunker import ChunkerParameters
 from vbackup.repository.keys import KeySlot, RepositoryKeys
 
@@ -53,6 +53,7 @@ class Header:
 
 
 _HEADERS = msgspec.json.Decoder(Header)
+_ANYTHING = msgspec.json.Decoder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +153,7 @@ def _decode(raw: bytes) -> Header:
     if len(raw) > _LIMIT:
         raise Damaged(f"{KEY} is larger than {_LIMIT} bytes", hint=_COPY)
     _refuse_newer(raw)
-    try:
-        header = _HEADERS.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise Damaged(f"{KEY} is malformed: {error}", hint=_COPY) from None
+    header = untrusted.parse(_HEADERS, raw, KEY, hint=_COPY)
     if header.format == FORMAT and header.algorithm == _EARLY:
         raise Refused(
             "the repository was made by a development version of vbackup, before the format was"
@@ -170,10 +168,7 @@ def _decode(raw: bytes) -> Header:
 
 
 def _refuse_newer(raw: bytes) -> None:
-    try:
-        loose: Any = msgspec.json.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise Damaged(f"{KEY} is malformed: {error}", hint=_COPY) from None
+    loose = untrusted.parse(_ANYTHING, raw, KEY, hint=_COPY)
     version = loose.get("version") if isinstance(loose, dict) else None
     if not isinstance(version, int) or version < 1:
         raise Damaged(f"{KEY} has no format version", hint=_COPY)

@@ -142,7 +142,9 @@ def without(slots: Sequence[KeySlot], wanted: str) -> tuple[KeySlot, ...]:
 def check_slot(slot: KeySlot) -> None:
     """Raises Damaged for a slot that would cost absurd memory or is not well formed."""
     bounded = 1 < slot.n <= 2**20 and 1 <= slot.r <= 64 and 1 <= slot.p <= 16
-    if not bounded or slot.n & (slot.n - 1) or 128 * slot.n * slot.r > _SCRYPT_MEMORY:
+    # The last is scrypt's own bound (RFC 7914): outside it, it refuses to work at all.
+    costly = 128 * slot.n * slot.r > _SCRYPT_MEMORY or slot.n >= 2 ** (16 * slot.r)
+    if not bounded or slot.n & (slot.n - 1) or costly:
         raise Damaged(f"key slot {slot.id}: parameters out of bounds")
     try:
         lengths = len(bytes.fromhex(slot.salt)), len(bytes.fromhex(slot.wrapped))

@@ -21,8 +21,9 @@ from datetime import datetime, timedelta
 import msgspec
 
 from vbackup import incarnation
-from vbackup.errors import Locked, NotFound, VbackupError
+from vbackup.errors import Damaged, Locked, NotFound, VbackupError
 from vbackup.ports import Clock, LeaseName, ObjectStore
+from vbackup.repository import untrusted
 
 PREFIX = "leases/"
 TTL = 300.0
@@ -109,8 +110,8 @@ def claims(store: ObjectStore, now: datetime, name: str = "") -> list[Claim]:
 def _decode(key: str, data: bytes) -> LeaseRecord | None:
     """Anybody who may write the bucket may have written this: nothing odd is believed."""
     try:
-        record = _RECORDS.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+        record = untrusted.parse(_RECORDS, data, key)
+    except Damaged:
         return None
     zoned = record.started_at.tzinfo is not None and record.heartbeat_at.tzinfo is not None
     printable = f"{record.host}{record.backup}".isprintable() and len(record.host) < 256

@@ -11,7 +11,7 @@ import msgspec
 from vbackup.errors import Damaged, Failed, NotFound, Refused, Usage
 from vbackup.model.manifest import Artifact, CheckRecord, Manifest
 from vbackup.ports import ObjectStore
-from vbackup.repository import sealed
+from vbackup.repository import sealed, untrusted
 from vbackup.repository.codec import Seal
 from vbackup.repository.recipe import MAX_DEPTH
 
@@ -84,19 +84,17 @@ def encode(seal: Seal, manifest: Manifest) -> bytes:
 def decode(seal: Seal, backup_id: str, data: bytes) -> Manifest:
     """The manifest of this backup. Raises Damaged; Refused when a newer vbackup wrote it."""
     raw = sealed.decode(seal, sealed.MANIFEST, backup_id, data, limit=LIMIT)
-    try:
-        version = _VERSIONS.decode(raw).version
-        if version > VERSION:
-            raise Refused(
-                f"backup {backup_id} has manifest version {version}; this vbackup knows {VERSION}",
-                hint="upgrade vbackup",
-            )
-        manifest = _MANIFESTS.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise Damaged(f"manifest of {backup_id} is malformed: {error}") from None
+    what = f"manifest of {backup_id}"
+    version = untrusted.parse(_VERSIONS, raw, what).version
+    if version > VERSION:
+        raise Refused(
+            f"backup {backup_id} has manifest version {version}; this vbackup knows {VERSION}",
+            hint="upgrade vbackup",
+        )
+    manifest = untrusted.parse(_MANIFESTS, raw, what)
     problem = _problem(manifest, backup_id)
     if problem:
-        raise Damaged(f"manifest of {backup_id} is malformed: {problem}")
+        raise Damaged(f"{what} is malformed: {problem}")
     return manifest
 
 
@@ -144,10 +142,7 @@ def encode_check(seal: Seal, key: str, record: CheckRecord) -> bytes:
 def decode_check(seal: Seal, key: str, data: bytes) -> CheckRecord:
     """Raises Damaged."""
     raw = sealed.decode(seal, sealed.CHECK, key, data, limit=_CHECK_LIMIT)
-    try:
-        return _CHECKS.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise Damaged(f"{key} is malformed: {error}") from None
+    return untrusted.parse(_CHECKS, raw, key)
 
 
 def read_check(store: ObjectStore, seal: Seal, key: str) -> CheckRecord:

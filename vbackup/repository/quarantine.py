@@ -11,7 +11,7 @@ import msgspec
 
 from vbackup.errors import Damaged, NotFound
 from vbackup.ports import ObjectStore
-from vbackup.repository import sealed
+from vbackup.repository import sealed, untrusted
 from vbackup.repository.codec import Seal
 
 DAMAGED_PREFIX = "damaged/"
@@ -89,9 +89,10 @@ def unused_packs(store: ObjectStore, seal: Seal) -> dict[bytes, datetime]:
     read counts as never noted: then the wait begins anew."""
     try:
         data = sealed.fetch(store, UNUSED_KEY, _UNUSED)
-        times = _TIMES.decode(sealed.decode(seal, sealed.UNUSED, UNUSED_KEY, data, limit=_UNUSED))
+        raw = sealed.decode(seal, sealed.UNUSED, UNUSED_KEY, data, limit=_UNUSED)
+        times = untrusted.parse(_TIMES, raw, UNUSED_KEY)
         return {bytes.fromhex(pack): at for pack, at in times.items() if at.tzinfo}
-    except (NotFound, Damaged, msgspec.MsgspecError, UnicodeDecodeError, ValueError):
+    except (NotFound, Damaged, ValueError):
         return {}
 
 

@@ -1,4 +1,5 @@
-"""Manifests, packs and indexes that somebody with the keys wrote to do harm."""
+"""Manifests, packs and indexes that somebody with the keys wrote to do harm; headers and leases
+that anybody wrote who may write the bucket."""
 
 from __future__ import annotations
 
@@ -16,12 +17,13 @@ from blake3 import blake3
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vbackup.errors import Damaged, Refused, Usage, VbackupError
+from vbackup.errors import Damaged, Locked, Refused, Usage, VbackupError
 from vbackup.model.manifest import Artifact
-from vbackup.repository import header, manifest, packs, recipe, sealed
+from vbackup.repository import checks, header, lease, manifest, packs, quarantine, recipe, sealed
 from vbackup.repository import index as index_objects
 from vbackup.repository.blobs import Blob, open_blob, open_chunk, seal_blob
 from vbackup.repository.catalog import load_index
+from vbackup.repository.check import verify
 from vbackup.repository.codec import RAW, ZSTD
 from vbackup.repository.index import ChunkIndex
 from vbackup.repository.packs import ENTRY, HEADER, PackBuilder, pack_key
@@ -134,6 +136,57 @@ def test_different_texts_become_different_names() -> None:
 def test_empty_parts_are_no_name() -> None:
     with pytest.raises(Usage):
         manifest.check_name(manifest.artifact_name("table", ""))
+
+
+# ---------------------------------------------------------------- deep JSON
+
+DEEP = [b"[" * 60_000, b'{"x":' + b"[" * 60_000, b'{"detail":' * 6_000]
+
+
+@pytest.mark.parametrize("raw", DEEP)
+def test_a_deep_header_is_damaged(store: Any, raw: bytes) -> None:
+    store.put(header.KEY, raw)
+    with pytest.raises(Damaged, match="malformed") as caught:
+        header.load(store, None)
+    assert "another copy" in caught.value.hint
+
+
+@pytest.mark.parametrize("raw", DEEP)
+def test_a_deep_claim_is_one_that_nobody_can_read(
+    repository: Repository, store: Any, clock: Any, kit: Any, raw: bytes
+) -> None:
+    store.put("leases/writer/deep", raw)
+    assert [claim.record for claim in repository.holders()] == [None]
+    with pytest.raises(Locked, match="deep"):
+        repository.begin("b1")
+    clock.advance(lease.TTL + 1)
+    kit.back_up(repository, "b1", data=b"x")
+
+
+@pytest.mark.parametrize("raw", DEEP)
+def test_a_deep_manifest_is_damaged(repository: Repository, kit: Any, raw: bytes) -> None:
+    kit.back_up(repository, "b1", data=b"x")
+    data = sealed.encode(repository.seal, sealed.MANIFEST, "b1", raw)
+    repository.store.put("backups/b1/manifest", data)
+    with pytest.raises(Damaged, match="malformed"):
+        repository.load("b1")
+
+
+@pytest.mark.parametrize("raw", DEEP)
+def test_a_deep_check_record_costs_no_listing(repository: Repository, kit: Any, raw: bytes) -> None:
+    kit.back_up(repository, "b1", data=b"x")
+    key = "backups/b1/checks/20260101T000000000000Z-chunks"
+    repository.store.put(key, sealed.encode(repository.seal, sealed.CHECK, key, raw))
+    assert repository.backups()[0].verified is None
+    assert checks.newest_passed(repository, "chunks") is None
+    assert "malformed" in str(verify(repository, "b1").damage[0])
+
+
+@pytest.mark.parametrize("raw", DEEP)
+def test_a_deep_record_of_unused_packs_counts_as_none(repository: Repository, raw: bytes) -> None:
+    key = quarantine.UNUSED_KEY
+    repository.store.put(key, sealed.encode(repository.seal, sealed.UNUSED, key, raw))
+    assert quarantine.unused_packs(repository.store, repository.seal) == {}
 
 
 # ---------------------------------------------------------------- recipes
@@ -433,9 +486,17 @@ def test_garbage_is_no_header(kit: Any, raw: bytes) -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [{"n": 2**30}, {"n": 3}, {"r": 10_000}, {"p": 10_000}, {"salt": "zz"}, {"wrapped": "00"}],
+    [
+        {"n": 2**30},
+        {"n": 3},
+        {"n": 2**16, "r": 1},
+        {"r": 10_000},
+        {"p": 10_000},
+        {"salt": "zz"},
+        {"wrapped": "00"},
+    ],
 )
-def test_a_key_slot_that_would_cost_absurd_memory_is_damaged(
+def test_a_key_slot_that_would_cost_absurd_memory_or_cannot_be_is_damaged(
     store: Any, clock: Any, values: dict[str, Any]
 ) -> None:
     Repository.create(store, passphrase="pw", clock=clock)
