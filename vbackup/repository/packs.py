@@ -20,7 +20,7 @@ from blake3 import blake3
 from vbackup.errors import Damaged
 from vbackup.ports import Buffer, ObjectStat, ObjectStore
 from vbackup.repository.blobs import MAX_BLOB, SALT, Blob
-from vbackup.repository.codec import CODECS, Seal
+from vbackup.repository.codec import CODECS, NONCE, TAG, Seal
 from vbackup.repository.keys import CHUNK_ID
 
 PREFIX = "packs/"
@@ -54,6 +54,8 @@ _END = b"KPBV"
 _TRAILER = struct.Struct("<16sI4s")
 _INDEX = b"pack index"
 _TAIL = 64 * 1024
+# What a trailer may claim: it is not authenticated, and several packs are read at a time.
+_MAX_INDEX = _TABLE.size + MAX_ENTRIES * (_BLOB.itemsize + _CHUNK.itemsize) + NONCE + TAG
 
 
 class Location(NamedTuple):
@@ -193,7 +195,7 @@ def _index_start(tail: Buffer, size: int) -> int:
         raise Damaged("the pack is truncated or too large")
     _, length, end = _TRAILER.unpack(view[-_TRAILER.size :])
     start = size - _TRAILER.size - length
-    if end != _END or start < len(HEADER):
+    if end != _END or start < len(HEADER) or length > _MAX_INDEX:
         raise Damaged("the pack has no index at its end")
     return int(start)
 

@@ -356,6 +356,37 @@ def test_hostile_entries_are_damaged(repository: Repository, raw: bytes) -> None
         packs.entries_of(repository.seal, pack, len(pack))
 
 
+def test_a_trailer_makes_nobody_read_more_than_an_index_can_have(
+    repository: Repository, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody who may write the bucket can write a pack that no index names."""
+    size = 8 * 1024**2
+    trailer = struct.pack("<16sI4s", bytes(16), size - 32, b"KPBV")
+    key = pack_key(b"p" * 32)
+    store.put(key, HEADER + bytes(size - len(HEADER) - len(trailer)) + trailer)
+    asked: list[int] = []
+    get = store.get
+
+    def counting(key: str, start: int = 0, length: int | None = None) -> bytes:
+        asked.append(size if length is None else length)
+        return bytes(get(key, start, length))
+
+    monkeypatch.setattr(store, "get", counting)
+    assert "index" in repository.load_catalog().unreadable[key]
+    assert sum(asked) < 4 * 1024**2
+
+
+def test_the_largest_index_of_a_pack_is_read(repository: Repository, store: Any) -> None:
+    """Every chunk in a blob of its own."""
+    builder = PackBuilder()
+    for number in range(packs.MAX_ENTRIES):
+        builder.append(Blob(b"b", [number.to_bytes(16, "big")], [1], RAW))
+    pack = builder.finish(repository.seal)
+    store.put(pack_key(pack.id), pack.data)
+    found = packs.read_entries(store, repository.seal, pack.id, len(pack.data))
+    assert len(found) == packs.MAX_ENTRIES
+
+
 def test_an_index_object_under_anothers_name_is_damaged(repository: Repository, kit: Any) -> None:
     kit.back_up(repository, "b1", data=b"x" * 3000)
     key = next(stat.key for stat in repository.store.scan("index/"))
