@@ -24,6 +24,7 @@ from vbackup import incarnation
 from vbackup.errors import Damaged, Locked, NotFound, VbackupError
 from vbackup.ports import Clock, LeaseName, ObjectStore
 from vbackup.repository import untrusted
+from vbackup.repository.manifest import is_id
 
 PREFIX = "leases/"
 TTL = 300.0
@@ -114,8 +115,9 @@ def _decode(key: str, data: bytes) -> LeaseRecord | None:
     except Damaged:
         return None
     zoned = record.started_at.tzinfo is not None and record.heartbeat_at.tzinfo is not None
-    printable = f"{record.host}{record.backup}".isprintable() and len(record.host) < 256
-    sane = zoned and printable and 0 < record.ttl_seconds <= _LONGEST_TTL
+    named = record.host.isprintable() and len(record.host) < 256
+    named = named and (not record.backup or is_id(record.backup))
+    sane = zoned and named and 0 < record.ttl_seconds <= _LONGEST_TTL
     return record if sane and record.key == key else None
 
 

@@ -41,9 +41,14 @@ _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]")
 
 def check_id(backup_id: str) -> str:
     """The id itself. Raises Usage when it could not be part of an object's key."""
-    if len(backup_id) > 64 or not _ID.fullmatch(backup_id):
+    if not is_id(backup_id):
         raise Usage(f"not a backup id: {backup_id!r}", hint="vbackup list")
     return backup_id
+
+
+def is_id(text: str) -> bool:
+    """Whether a backup could be called so."""
+    return len(text) <= 64 and bool(_ID.fullmatch(text))
 
 
 def manifest_key(backup_id: str) -> str:

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from vbackup.errors import Damaged, NotFound, Refused
+from vbackup.errors import Damaged, NotFound, Refused, Usage
 from vbackup.model.manifest import Manifest
 from vbackup.repository import lease, listing, locks, quarantine, reading, reindex
 from vbackup.repository.catalog import Catalog
@@ -153,7 +153,7 @@ class Sweep:
                 self._marks.manifest(self._repository.load(backup_id))
             except NotFound:
                 continue
-            except (Damaged, Refused) as error:
+            except (Damaged, Refused, Usage) as error:  # Usage: a name that no backup has.
                 raise Deferred(f"{error}: nobody knows which packs it needs, so all stay") from None
             self._marked.add(backup_id)
 

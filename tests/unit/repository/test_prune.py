@@ -324,6 +324,26 @@ def test_an_unreadable_manifest_stops_the_sweep(
     assert store.names("packs/") == packs
 
 
+def test_a_manifest_under_a_name_that_no_backup_has_stops_only_the_sweep(
+    repository: Repository, store: Any, clock: Any, kit: Any
+) -> None:
+    """Somebody copied a folder: backups go by the policy, and packs once it is gone."""
+    three_backups(repository, clock, kit)
+    odd = "backups/b2 (copy)/manifest"
+    store.put(odd, store.get("backups/b2/manifest"))
+    packs = store.names("packs/")
+    report = prune(repository, policy(keep_last=1))
+    assert report.removed == ["b1", "b0"]
+    assert "b2 (copy)" in report.deferred
+    assert store.names("packs/") == packs
+    assert odd in store.names()
+
+    store.delete([odd])
+    report = prune(repository, policy(keep_last=1), PruneOptions(grace=0))
+    assert not report.deferred
+    assert report.packs.deleted > 0
+
+
 def test_locked_objects_are_reported_and_their_backups_stay_whole(
     repository: Repository,
     store: Any,

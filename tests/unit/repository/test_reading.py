@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from vbackup.config import RetentionConfig
@@ -205,6 +206,23 @@ def test_a_claim_that_does_not_say_what_is_read_keeps_every_pack(
     assert store.names("packs/") == packs
     clock.advance(lease.TTL + 1)
     assert pruned(three).packs.deleted > 0
+
+
+@pytest.mark.parametrize("backup", ["../x", "b0 (copy)", "b0/manifest", "x" * 65, "b0\n"])
+def test_a_claim_on_what_can_be_no_backup_is_not_believed(
+    three: Repository, store: Any, clock: Any, backup: str
+) -> None:
+    """Its holder may have asked for a day: it counts as long as one that cannot be read."""
+    now = clock.now()
+    odd = lease.LeaseRecord("reader", "odd", "host", 1, "", now, now, 86_400.0, backup)
+    store.put(odd.key, msgspec.json.encode(odd))
+    packs = store.names("packs/")
+    report = pruned(three)
+    assert odd.key in report.deferred
+    assert store.names("packs/") == packs
+    clock.advance(lease.TTL + 1)
+    assert pruned(three).packs.deleted > 0
+    assert odd.key not in store.names()
 
 
 # ---------------------------------------------------------------- readers who cannot write
