@@ -16,6 +16,7 @@ from psycopg import sql
 
 from vbackup.errors import AlreadyExists, Damaged, Failed, NotFound, Refused, Unreachable
 from vbackup.model.manifest import DumpArtifact
+from vbackup.postgres import properties
 
 pytestmark = pytest.mark.integration
 
@@ -50,7 +51,7 @@ def execute(dsn: str, *statements: str) -> None:
             connection.execute(statement)
 
 
-def value(dsn: str, query: str) -> Any:
+def value(dsn: str, query: str | bytes) -> Any:
     with psycopg.connect(dsn) as connection:
         row = connection.execute(query).fetchone()
         return row[0] if row else None
@@ -387,6 +388,74 @@ def test_what_belongs_to_the_database_itself_comes_under_the_new_name(
     assert value(found, settings) == 2
     writer.drop(name)
     execute(postgres_server.admin_dsn, f'ALTER ROLE "{role}" IN DATABASE {old} RESET ALL')
+
+
+# What splits lines in Python and is no end of a line in SQL, in UTF-8 and in LATIN1.
+COMMENT = "donn\u00e9es;\x0b\r\x1c\x85"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "comment"),
+    [
+        ("LATIN1", COMMENT.encode("latin-1")),
+        ("SQL_ASCII", COMMENT.encode("latin-1")),
+        ("UTF8", (COMMENT + "\u2028;\u2029").encode()),
+    ],
+)
+def test_a_databases_own_texts_come_in_its_encoding(
+    encoding: str,
+    comment: bytes,
+    postgres_server: Any,
+    role: str,
+    source: Any,
+    take: Any,
+    fresh: Any,
+    silent: Any,
+) -> None:
+    old, admin_dsn = f"d\u00e4ta_{secrets.token_hex(4)}", postgres_server.admin_dsn
+    execute(
+        admin_dsn, f"CREATE DATABASE \"{old}\" TEMPLATE template0 ENCODING {encoding} LOCALE 'C'"
+    )
+    execute(admin_dsn, f'ALTER ROLE "{role}" IN DATABASE "{old}" SET work_mem = \'77MB\'')
+    described = b"SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname ="
+    try:
+        with psycopg.connect(postgres_server.dsn(old), autocommit=True) as owner:
+            owner.execute(f"SET client_encoding = {encoding}")
+            owner.execute(b"COMMENT ON DATABASE \"%b\" IS '%b'" % (old.encode(), comment))
+        taken = backup_of(postgres_server.dsn(old), source, take)
+    finally:
+        execute(admin_dsn, f'DROP DATABASE "{old}"')
+    writer, name = fresh(postgres_server)
+    writer.prepare(taken.part, name)
+    assert writer.load(taken.part, name, taken.open, silent) == []
+    query = b"SELECT convert_to((%b current_database()), '%b')" % (described, encoding.encode())
+    assert value(postgres_server.dsn(name), query) == comment
+    of_role = f"SELECT setconfig FROM pg_db_role_setting WHERE setrole = '\"{role}\"'::regrole"
+    assert value(admin_dsn, of_role) == ["work_mem=77MB"]
+    writer.drop(name)
+
+
+def test_a_loaded_restore_outlives_what_the_archive_says_of_the_database(
+    database: str,
+    postgres_server: Any,
+    source: Any,
+    take: Any,
+    fresh: Any,
+    silent: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    execute(database, "CREATE TABLE t AS SELECT 1 AS id")
+    taken = backup_of(database, source, take)
+    writer, name = fresh(postgres_server)
+    writer.prepare(taken.part, name)
+
+    def broken(*_: object) -> bytes:
+        raise Failed("pg_restore failed: no memory")
+
+    monkeypatch.setattr(properties, "output", broken)
+    (warning,) = writer.load(taken.part, name, taken.open, silent)
+    assert "were not restored: pg_restore failed: no memory" in warning
+    assert value(postgres_server.dsn(name), "SELECT id FROM t") == 1
 
 
 def test_a_locale_that_the_server_lacks_is_a_warning(
