@@ -28,16 +28,17 @@ SELECT pg_catalog.pg_export_snapshot(), pg_catalog.clock_timestamp(),
        CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
             ELSE pg_catalog.pg_current_wal_lsn() END::text
 """
-# The first eight hexadecimal digits of a segment's name. A standby does not say.
-_TIMELINE = """
+# The timeline: the first eight hexadecimal digits of a segment's name; a standby does not say.
+# And the process that holds the locks: behind a connection pool only the server knows it.
+_HOLDER = """
 SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN 0 ELSE
     ('x' || substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8))::bit(32)::int
-END
+END, pg_catalog.pg_backend_pid()
 """
 _WAITERS = """
-SELECT pg_catalog.format('%s (pid %s): %s', usename, pid, pg_catalog.left(query, 200))
+SELECT pg_catalog.format('%%s (pid %%s): %%s', usename, pid, pg_catalog.left(query, 200))
 FROM pg_catalog.pg_stat_activity
-WHERE pg_catalog.pg_backend_pid() = ANY (pg_catalog.pg_blocking_pids(pid))
+WHERE %s = ANY (pg_catalog.pg_blocking_pids(pid))
 """
 
 
@@ -219,8 +220,9 @@ class Candidate(SnapshotView):
     ) -> None:
         super().__init__(connection, exported, row_identity=row_identity, feed=feed)
         self._dumps = dumps
-        (timeline,) = one(connection, _TIMELINE)
+        timeline, holder = one(connection, _HOLDER)
         self._timeline = int(str(timeline))
+        self._holder = int(str(holder))
 
     @property
     def timeline(self) -> int:
@@ -233,7 +235,7 @@ class Candidate(SnapshotView):
         with translated("looking for waiting sessions"), self._session() as connection:
             # Within a transaction, pg_stat_activity stays as it was first looked at.
             connection.execute("SELECT pg_catalog.pg_stat_clear_snapshot()")
-            rows = connection.execute(_WAITERS)
+            rows = connection.execute(_WAITERS, (self._holder,))
             return [str(who) for (who,) in rows]
 
     def dumps(self) -> Sequence[DumpStream]:

@@ -100,6 +100,23 @@ def test_a_schema_change_in_the_queue_ends_a_dump_loudly_instead_of_for_ever(
     truncating.join()
 
 
+def test_who_waits_is_seen_while_rows_are_streamed(
+    pair: psycopg.Connection[Any], database: str, source: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then another session asks, which holds none of the locks."""
+    monkeypatch.setattr("vbackup.postgres.rows.BLOCK_ROWS", 100)
+    with closing(source(database).candidate([DOCUMENTS])) as candidate:
+        change = "ALTER TABLE documents ADD COLUMN title text"
+        altering = threading.Thread(target=lambda: pair.execute(change))
+        altering.start()
+        wait_until(lambda: bool(candidate.waiters()))
+        with closing(candidate.rows(DOCUMENTS)) as stream:
+            next(stream)
+            (waiting,) = candidate.waiters()
+            assert change in waiting
+    altering.join()
+
+
 def test_a_table_locked_by_a_schema_change_refuses_a_watermark_after_a_while(
     pair: psycopg.Connection[Any], database: str, source: Any
 ) -> None:
