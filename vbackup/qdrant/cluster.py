@@ -34,6 +34,7 @@ class Cluster:
 
     def __init__(self, options: QdrantConfig, clock: Clock) -> None:
         self.clock = clock
+        self.timeout = options.timeout
         self.nodes = tuple(Node(url, options, clock) for url in options.urls)
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ from vbackup.qdrant.cluster import Cluster
 from vbackup.qdrant.conditions import JsonFilter, server_key
 from vbackup.qdrant.points import LivePoints
 from vbackup.qdrant.rest import collection_path
+from vbackup.qdrant.shardkeys import ensure_keys
 
 BATCH = 64
 """Points a request: each brings its own condition, and its vectors when it is written."""
@@ -62,7 +63,9 @@ class LiveEditor:
         self, collection: str, points: Sequence[Point], seen: Mapping[PointId, Point]
     ) -> None:
         """Write each of these points where none of its id is, or where the point in `seen`
-        still is as it was. (A point in `seen` that is gone by now is written as well.)"""
+        still is as it was. (A point in `seen` that is gone by now is written as well.) Shard keys
+        that the points name and the collection lacks are made."""
+        ensure_keys(self._cluster, collection, (point.shard_key for point in points))
         path = collection_path(collection, "points")
         for key, group in groupby(sorted(points, key=_shard), key=_shard):
             for batch in _batches(list(group)):

@@ -78,7 +78,8 @@ class QdrantTarget:
         recover_collection(self._cluster, part, name, open_artifact, report)
 
     def upsert(self, name: str, points: Sequence[Point]) -> None:
-        """Write whole points; returns when they can be read."""
+        """Write whole points; returns when they can be read. Shard keys that they name and the
+        collection lacks are made."""
         upsert_points(self._cluster, name, points)
 
     def delete(self, name: str, ids: Sequence[PointId]) -> None:

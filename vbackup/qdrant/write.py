@@ -10,17 +10,18 @@ from vbackup.model.blocks import Point, PointId
 from vbackup.qdrant.cluster import Cluster
 from vbackup.qdrant.limits import MATCHED, Limits
 from vbackup.qdrant.rest import collection_path
+from vbackup.qdrant.shardkeys import ShardKey, ensure_keys
 
 REQUEST_BYTES = 8 << 20
 """A quarter of what Qdrant takes by default (service.max_request_size_mb)."""
 
-ShardKey = str | int | None
-
 
 def upsert_points(cluster: Cluster, name: str, points: Sequence[Point]) -> None:
-    """Write whole points and wait until they can be read."""
+    """Write whole points and wait until they can be read. Shard keys that they name and the
+    collection lacks are made."""
     if not points:
         return
+    ensure_keys(cluster, name, (point.shard_key for point in points))
     most = Limits.of(cluster.info(name)["config"]).upserted
     path = collection_path(name, "points")
     for key, batch in _batches(points, most):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ import pytest
 
 from vbackup.clock import SystemClock
 from vbackup.config import QdrantConfig
+from vbackup.engine.apply import apply_patch
 from vbackup.errors import NotFound, Refused
 from vbackup.model.link import Link
+from vbackup.model.patch import Upsert
 from vbackup.progress import SilentReporter
+from vbackup.qdrant.edit import LiveEditor
 from vbackup.qdrant.source import QdrantSource
 
 pytestmark = pytest.mark.integration
@@ -157,6 +161,63 @@ def test_shard_keys_come_back(stores: Any, tmp_path: Path, version: str, nodes: 
     target.target.delete(restored, [0, 1000, 2000])
     target.target.upsert(restored, points)
     assert target.everything(restored) == origin.everything(name)
+
+
+@pytest.mark.parametrize("version", ["1.16.3", "1.17.0"])
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_a_patch_brings_points_of_a_key_that_came_during_the_backup(
+    stores: Any, tmp_path: Path, version: str, nodes: int
+) -> None:
+    """Its shard is not among those that were cut, so the restored collection lacks it."""
+    store = stores(version, nodes, cluster=True)
+    shards = {"sharding_method": "custom", "shard_number": 2, "replication_factor": nodes}
+    name = store.make({"vectors": {"size": 4, "distance": "Dot"}} | shards)
+    store.call("PUT", store.path(name, "/shards"), {"shard_key": "old"})
+    store.put(name, _points(5), shard_key="old")
+    saved = store.save(name, tmp_path)
+    store.call("PUT", store.path(name, "/shards"), {"shard_key": 7})
+    store.put(name, [point | {"id": 100 + point["id"]} for point in _points(5)], shard_key=7)
+    images = store.source.fetch_ids(name, [0, *range(100, 105)])
+    patch = [
+        Upsert(name, "docs", str(p.id), "1", p.id, p.vector, p.payload, p.shard_key) for p in images
+    ]
+
+    restored = store.restore(saved)
+    with SilentReporter().step("apply patch") as step:
+        done = apply_patch(
+            iter(patch),
+            {name: restored},
+            store.target,
+            store.source.fetch_ids,
+            BytesIO(),
+            step,
+        )
+    store.target.settle(restored, timeout=60)
+
+    assert done.upserts == 6
+    assert store.everything(restored) == store.everything(name)
+    assert _sharding(store, restored) == _sharding(store, name)
+
+
+def _sharding(store: Any, name: str) -> list[tuple[str, str]]:
+    return sorted((str(one.key), one.state) for one in store.target._cluster.replicas(name))
+
+
+def test_a_repair_brings_a_shard_key_back_with_its_points(stores: Any) -> None:
+    """The application dropped a tenant that is in the backup, and its rows came back since."""
+    store = stores("1.17.0", 1, cluster=True)
+    name = store.make({"vectors": {"size": 4, "distance": "Dot"}, "sharding_method": "custom"})
+    for key in ("old", "gone"):
+        store.call("PUT", store.path(name, "/shards"), {"shard_key": key})
+    store.put(name, _points(3), shard_key="gone")
+    points, truth = store.source.fetch_ids(name, [0, 1, 2]), store.everything(name)
+    store.call("POST", store.path(name, "/shards/delete"), {"shard_key": "gone"})
+    assert store.everything(name) == {}
+
+    LiveEditor(store.target._cluster).write_unchanged(name, points, {})
+
+    assert store.everything(name) == truth
+    assert {point.shard_key for point in store.source.fetch_ids(name, [0, 1, 2])} == {"gone"}
 
 
 def test_shard_keys_need_cluster_mode(stores: Any, tmp_path: Path) -> None:

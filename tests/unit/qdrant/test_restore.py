@@ -247,7 +247,7 @@ def test_replicas_that_disagree_are_waited_for(servers: Any) -> None:
 def test_points_are_written_in_batches_that_servers_take(
     server: Any, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _serve(server, [None])
+    _serve(server, [None, "k"])
     server.results("PUT", "/collections/docs/points", {"status": "completed"})
     monkeypatch.setattr(write, "REQUEST_BYTES", 3000)
     points = [Point(n, [0.5], {"t": "x" * 1000}) for n in range(5)]
