@@ -47,7 +47,7 @@ def test_without_versions_it_is_right_when_the_lag_is_known(
 
     assert outcome.backup.manifest.watermark.exactness == "best-effort"
     if app.worst_lag > config.watermark.max_index_lag:
-        pytest.skip(f"points came up to {app.worst_lag:.1f} s late: the machine is too busy")
+        pytest.skip(f"row and point were {app.worst_lag:.1f} s apart: the machine is too busy")
     outcome.prove()
 
 

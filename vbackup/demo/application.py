@@ -218,8 +218,9 @@ class Application:
 
     @property
     def worst_lag(self) -> float:
-        """How late, in seconds, a point really followed its row so far (indexer only)."""
-        return self._queue.worst_lag
+        """How far apart in time, in seconds, a row and its point really were so far, whichever
+        came first."""
+        return max([self._queue.worst_lag, *(writer.worst_lead for writer in self._writers)])
 
     def wait_for_writes(self, count: int, timeout: float = 60.0) -> None:
         """Return once `count` more rows were written. Raises Failed when they are not."""

@@ -65,7 +65,8 @@ class Edit:
 
 
 class Writer(threading.Thread):
-    """One writer with its own connection. `error` says why it ended, if not by `stop`."""
+    """One writer with its own connection. `error` says why it ended, if not by `stop`;
+    `worst_lead` the longest that points stood there before their rows did, in seconds."""
 
     def __init__(self, desk: Desk, number: int) -> None:
         super().__init__(name=f"writer-{number}")
@@ -73,6 +74,7 @@ class Writer(threading.Thread):
         self._scenario = desk.scenario
         self._rng = desk.scenario.random(f"writer-{number}")
         self.writes = 0
+        self.worst_lead = 0.0
         self.error: BaseException | None = None
 
     def run(self) -> None:
@@ -158,11 +160,13 @@ class Writer(threading.Thread):
     def _point_first(self, connection: psycopg.Connection, edit: Edit) -> None:
         """Write the points; the row follows, as LangChain's index() does it."""
         change = self._change(connection, edit)
+        ahead = time.monotonic()
         if edit.indexed:
             self._desk.points.write([change], self._rng)
             self._pause(self._scenario.lag.draw(self._rng))
         with connection.transaction():
             self._write_row(connection, edit, change)
+        self._time_lead(ahead)
 
     def _in_transaction(self, connection: psycopg.Connection, edits: list[Edit]) -> None:
         """Write the points while the rows' transaction is open."""
@@ -174,12 +178,17 @@ class Writer(threading.Thread):
                 self._write_row(connection, edit, change)
             self._time_row(began)
             moved = [c for e, c in zip(edits, changes, strict=True) if e.indexed]
+            ahead = time.monotonic()
             self._desk.points.write(moved, self._rng)
             self._pause(lag)
             if len(edits) > 1:
                 self._pause(self._rng.uniform(0.3, 1.0) * self._scenario.long_seconds)
+        self._time_lead(ahead)
         if self._desk.latencies:
             self._desk.latencies.pair(began, lag)
+
+    def _time_lead(self, ahead: float) -> None:
+        self.worst_lead = max(self.worst_lead, time.monotonic() - ahead)
 
     def _time_row(self, began: float) -> None:
         if self._desk.latencies:
