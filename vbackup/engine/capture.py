@@ -28,8 +28,8 @@ from vbackup.ports import Clock, PointSource, RecordSource
 WANTED_LIMIT = 200_000
 """Rows that may be waited for at once: a bulk update beyond this goes to the late fetch."""
 
-POLL_BATCH = 2_000
-"""Rows whose points one poll asks for."""
+POLL_BATCH = 500
+"""Rows whose points one poll asks for; they are in memory at once, vectors and all."""
 
 
 Slot = tuple[str, Owner]
@@ -108,15 +108,28 @@ class ImageStore:
         found = self._db.execute(f"SELECT points {_OF_ROW}", (link, *_row(owner), row.version))
         return self._decode(found.fetchone()[0])
 
+    def propose(self, link: str, owner: Owner, images: Sequence[Image]) -> None:
+        """Keep points of a row whose version nobody knows yet, in place of earlier ones."""
+        self.put(link, owner, _PROPOSED, images)
+
+    def accept(self, link: str, owner: Owner, version: str) -> None:
+        """What was proposed for the row has this version."""
+        changed = "UPDATE OR REPLACE image SET version = ? WHERE link = ? AND key = ?"
+        changed += " AND collection = ? AND version = ?"
+        self._db.execute(changed, (version, link, *_row(owner), _PROPOSED))
+
     def count(self) -> int:
         """Row versions captured."""
-        return int(self._db.execute("SELECT count(*) FROM image").fetchone()[0])
+        known = "SELECT count(*) FROM image WHERE version <> ?"
+        return int(self._db.execute(known, (_PROPOSED,)).fetchone()[0])
 
     def close(self) -> None:
         """Let go of the file."""
         self._db.close()
 
 
+_PROPOSED = "\0proposed"
+"""In place of a version; no row can say it."""
 _OF_ROW = "FROM image WHERE link = ? AND key = ? AND collection = ? AND version = ?"
 
 
@@ -138,10 +151,9 @@ class Wanted:
 class Proposal:
     """Points of an unkeyed row, fetched a lag after the row was seen; accepted when the row still
     is the same another lag later: of an application that writes the point first, it could be the
-    point of a row that is still to come."""
+    point of a row that is still to come. The points themselves are with the images."""
 
     identity: str
-    images: list[Image]
     fetched: float
 
 
@@ -202,7 +214,7 @@ class Capturer:
                 slot = (name, owner)
                 if slot not in fetched or fetched[slot].identity != identity:
                     continue
-                self.images.put(*slot, identity, fetched[slot].images)
+                self.images.accept(*slot, fetched[slot].identity)
                 if (held := self.wanted.get(slot)) and held.row.version == identity:
                     del self.wanted[slot]
 
@@ -304,7 +316,8 @@ class Capturer:
         if not link.exact:
             if images:
                 now = self.clock.monotonic()
-                self.proposals[link.name, owner] = Proposal(sought, images, now)
+                self.proposals[link.name, owner] = Proposal(sought, now)
+                self.images.propose(link.name, owner, images)
             return False
         version = common_version(link, images) if link.keyed else sought
         if version is None or not images:

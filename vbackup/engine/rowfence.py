@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
-from vbackup.engine.capture import POLL_BATCH, Capturer, RowVersion, Slot
+from vbackup.engine.capture import Capturer, RowVersion, Slot
 from vbackup.engine.owners import owners
 from vbackup.errors import VbackupError
 from vbackup.ports import Clock, RecordSource, Reporter, RowHold
@@ -19,6 +19,9 @@ from vbackup.ports import Clock, RecordSource, Reporter, RowHold
 POLL_SECONDS = 0.01
 LEAST_SECONDS = 0.02
 """What is left of the pause must be worth a round trip."""
+
+MOST = 2_000
+"""Rows that are held at once."""
 
 FREE_TRIES = 10
 """How often rows that somebody is writing are asked for when nothing else is waited for."""
@@ -47,7 +50,7 @@ class RowFence:
     def ready(self) -> bool:
         """Whether there is anything to hold, few enough rows, and time left for it."""
         left = self.max_pause - self.paused
-        return 0 < len(self.overtaken) <= POLL_BATCH and left > LEAST_SECONDS
+        return 0 < len(self.overtaken) <= MOST and left > LEAST_SECONDS
 
     @contextmanager
     def holding(self, opening: float) -> Iterator[None]:
