@@ -20,6 +20,9 @@ from vbackup import incarnation
 from vbackup.errors import EXIT_CODES, Failed
 
 KEPT = timedelta(days=400)
+UNNOTED = 0
+"""The id of a run that the history does not know."""
+
 JobName = Literal["backup", "verify", "drill", "reconcile", "prune"]
 JOBS: tuple[JobName, ...] = ("backup", "verify", "drill", "reconcile", "prune")
 
@@ -41,7 +44,8 @@ _BRIEF = """json_patch('{}', json_object(
 @dataclass(frozen=True, slots=True)
 class Run:
     """One run of a job. `code` is the exit code, None while it runs or when it was cut off;
-    `document` is what the command printed with --json."""
+    `document` is what the command printed with --json. `unnoted` says why the history does not
+    know how it ended; empty when it does."""
 
     id: int
     job: JobName
@@ -49,6 +53,7 @@ class Run:
     ended: datetime | None = None
     code: int | None = None
     document: dict[str, Any] = field(default_factory=dict)
+    unnoted: str = ""
 
     @property
     def ok(self) -> bool:

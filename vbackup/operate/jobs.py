@@ -21,7 +21,7 @@ from vbackup.config import HooksConfig, ScheduleConfig
 from vbackup.errors import VbackupError
 from vbackup.operate import child
 from vbackup.operate.child import INTERRUPTED, Child, Ending
-from vbackup.operate.history import History, JobName, Run, outcome
+from vbackup.operate.history import UNNOTED, History, JobName, Run, outcome
 from vbackup.ports import Clock, Reporter
 from vbackup.redact import scrub
 
@@ -66,8 +66,8 @@ class JobRunner:
         self._stopping = False
 
     def run(self, job: JobName) -> Run:
-        """Run the job to its end. Never raises for a job that fails: the run says so.
-        Raises Failed when the history cannot be written."""
+        """Run the job to its end. Never raises for a job that fails: the run says so. A history
+        that cannot be written costs the timeline, not the backup: the run says that too."""
         with self._lock:
             self._runs += 1
         try:
@@ -78,13 +78,13 @@ class JobRunner:
 
     def _run(self, job: JobName) -> Run:
         started = self._clock.now()
-        run = Run(self._history.begin(job, started), job, started)
+        run = self._note_start(Run(UNNOTED, job, started))
         self._reporter.note("job starts", job=job)
         code, document = self._before(run)
         if code == 0:
             code, document = self._command(run)
         run = replace(run, ended=self._clock.now(), code=code, document=document)
-        self._note_end(run)
+        run = self._note_end(run)
         self._after(run)
         self._tell(run)
         try:
@@ -94,11 +94,35 @@ class JobRunner:
             self._reporter.warn("what follows the job failed", job=job, reason=scrub(f"{error!r}"))
         return run
 
-    def _note_end(self, run: Run) -> None:
+    def _note_start(self, run: Run) -> Run:
         try:
+            return replace(run, id=self._history.begin(run.job, run.started))
+        except VbackupError as error:
+            self._reporter.warn(
+                "the start of the job is not noted", job=run.job, reason=error.message
+            )
+            return run
+
+    def _note_work(self, run: Run, mark: str) -> None:
+        if run.id == UNNOTED:
+            return
+        try:
+            self._history.working(run.id, mark)
+        except VbackupError as error:
+            self._reporter.warn("the command is not noted", job=run.job, reason=error.message)
+
+    def _note_end(self, run: Run) -> Run:
+        """The history may take at the end what it did not take at the start."""
+        try:
+            if run.id == UNNOTED:
+                run = replace(run, id=self._history.begin(run.job, run.started))
             self._history.end(run.id, run.ended or run.started, run.code or 0, run.document)
         except VbackupError as error:
-            self._reporter.warn("the end of the job is not noted", reason=error.message)
+            self._reporter.warn(
+                "the end of the job is not noted", job=run.job, reason=error.message
+            )
+            return replace(run, unnoted=error.message)
+        return run
 
     def stop(self) -> None:
         """Ask running commands to stop; they leave everything resumable and exit with 130.
@@ -163,12 +187,14 @@ class JobRunner:
     def _child(
         self, line: list[str], environment: dict[str, str], timeout: float | None, run: Run
     ) -> Ending:
+        thread = threading.get_ident()  # Runs that nobody noted all have the same id.
+
         def started(one: Child) -> None:
             with self._lock:
-                self._children[run.id] = one
+                self._children[thread] = one
                 if self._stopping:
                     one.stop()
-            self._history.working(run.id, incarnation.mark(one.pid))
+            self._note_work(run, incarnation.mark(one.pid))
 
         if self._stopping:
             return Ending(INTERRUPTED, b"", b"stopped before it began")
@@ -178,7 +204,7 @@ class JobRunner:
             return Ending(1, b"", error.message.encode())
         finally:
             with self._lock:
-                self._children.pop(run.id, None)
+                self._children.pop(thread, None)
 
     def _tell(self, run: Run) -> None:
         fields = {"job": run.job, "outcome": run.outcome, "seconds": round(run.seconds, 1)}

@@ -29,10 +29,12 @@ class Notifier:
     host: str
 
     def tell(self, run: Run) -> None:
-        """Notify of an ended run, by `notify.on`; ping after every good backup."""
+        """Notify of an ended run, by `notify.on`; ping after every good backup. A run that the
+        history does not know is told like a failure: nothing else may say that it ran."""
         if run.job == "backup" and run.ok and self.config.ping:
             self._post(self.config.ping, None)
-        if self.config.on == "never" or (self.config.on == "failure" and run.ok):
+        quiet = run.ok and not run.unnoted
+        if self.config.on == "never" or (self.config.on == "failure" and quiet):
             return
         if self.config.webhook:
             self._post(self.config.webhook, json.dumps(message(run, self.host)).encode())
@@ -67,7 +69,8 @@ class Notifier:
         for url in urls:
             sender.add(url.get_secret_value())
         told = message(run, self.host)
-        kind = apprise.NotifyType.SUCCESS if run.ok else apprise.NotifyType.FAILURE
+        good = apprise.NotifyType.WARNING if run.unnoted else apprise.NotifyType.SUCCESS
+        kind = good if run.ok else apprise.NotifyType.FAILURE
         if not sender.notify(title=told["title"], body=told["text"], notify_type=kind):
             self._undelivered("notify.urls", "Apprise could not deliver it")
 
@@ -76,6 +79,7 @@ def message(run: Run, host: str) -> dict[str, str | int | float | bool]:
     """The webhook's JSON document. `text` also suits chat systems that show just that."""
     title = f"vbackup {run.job} on {host}: {run.outcome}"
     detail = f" ({run.error})" if run.error else ""
+    detail += f"; it is not noted: {run.unnoted}" if run.unnoted else ""
     return {
         "schema": "vbackup.notification/1",
         "title": title,

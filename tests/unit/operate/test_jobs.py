@@ -151,6 +151,85 @@ def test_a_history_that_cannot_be_written_at_the_end_is_a_warning(
     assert history.running() == []
 
 
+@pytest.mark.parametrize("code", ["0", "1"])
+def test_a_history_that_cannot_be_used_stops_no_job(
+    make_runner: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    notes: Any,
+    history: History,
+    ended: list[Run],
+    code: str,
+) -> None:
+    monkeypatch.setenv("CODE", code)
+    runner = make_runner()
+    history._path.unlink()
+    history._path.mkdir()
+
+    run = runner.run("backup")
+
+    assert run.code == int(code)
+    assert "cannot be used" in run.unnoted
+    assert ended == [run]
+    assert [event for event, _ in notes.warnings if "noted" in event] == [
+        "the start of the job is not noted",
+        "the end of the job is not noted",
+    ]
+
+
+def test_a_history_that_can_be_written_at_the_end_takes_the_whole_run(
+    make_runner: Make, monkeypatch: pytest.MonkeyPatch, notes: Any, history: History
+) -> None:
+    begin = history.begin
+    tried: list[str] = []
+
+    def full_at_first(job: Any, at: Any) -> int:
+        tried.append(job)
+        if len(tried) == 1:
+            raise Failed("the disk is full")
+        return begin(job, at)
+
+    monkeypatch.setattr(history, "begin", full_at_first)
+    run = make_runner().run("backup")
+    assert not run.unnoted
+    assert history.last("backup") == [run]
+    assert [event for event, _ in notes.warnings] == ["the start of the job is not noted"]
+
+
+def test_a_history_that_cannot_be_written_while_the_command_runs_lets_it_run(
+    make_runner: Make, monkeypatch: pytest.MonkeyPatch, notes: Any, history: History
+) -> None:
+    def full(*_: object) -> None:
+        raise Failed("the disk is full")
+
+    monkeypatch.setattr(history, "working", full)
+    run = make_runner().run("backup")
+    assert run.ok
+    assert history.last("backup") == [run]
+    assert notes.warnings[0][0] == "the command is not noted"
+
+
+def test_jobs_of_which_the_history_knows_nothing_are_stopped_each(
+    make_runner: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, history: History
+) -> None:
+    history._path.unlink()
+    history._path.mkdir()
+    runner = make_runner()
+    runs: list[Run] = []
+    threads = []
+    tick = threading.Event()
+    for job in ("backup", "verify"):
+        waiting = tmp_path / f"waiting-{job}"
+        monkeypatch.setenv("WAIT", str(waiting))
+        threads.append(threading.Thread(target=lambda job=job: runs.append(runner.run(job))))
+        threads[-1].start()
+        while not waiting.exists():
+            tick.wait(0.01)
+    runner.stop()
+    for thread in threads:
+        thread.join()
+    assert [run.outcome for run in runs] == ["interrupted", "interrupted"]
+
+
 def test_the_hook_after_runs_also_when_the_job_was_stopped(
     make_runner: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
@@ -64,6 +65,17 @@ def test_failures_are_told_and_successes_ping(listener: Any, notes: Any) -> None
     told = heard[1][1]
     assert told["ok"] is False
     assert told["text"] == "vbackup backup on db1: failed after 0 s (the bucket is away)"
+
+
+def test_a_good_run_that_the_history_does_not_know_is_told(listener: Any, notes: Any) -> None:
+    url, heard = listener
+    run = replace(GOOD, unnoted="the job history h cannot be used: disk full")
+    notifier(notes, webhook=SecretStr(url), ping=SecretStr(f"{url}/ping")).tell(run)
+    notifier(notes, webhook=SecretStr(url), on="never").tell(run)
+    (pinged, _), (_, told) = heard
+    assert pinged == "/ping"
+    assert (told["ok"], told["outcome"]) == (True, "ok")
+    assert "not noted: the job history h cannot be used: disk full" in told["text"]
 
 
 def test_always_tells_successes_too_and_never_nothing(listener: Any, notes: Any) -> None:
