@@ -98,6 +98,16 @@ class Daemon:
     def _settle(self) -> None:
         """Commands of a daemon that was killed end with it, but not at once: the next run must
         not find their leases. Then the runs that nobody saw end are closed."""
+        try:
+            self._end_orphans()
+            cut_off = self._history.close_open(self._clock.now())
+        except VbackupError as error:
+            self._reporter.warn("what the last daemon left is not known", reason=error.message)
+            return
+        if cut_off:
+            self._reporter.warn("runs were cut off by the last stop", runs=cut_off)
+
+    def _end_orphans(self) -> None:
         deadline = self._clock.monotonic() + self.config.schedule.stop_grace
         while self._history.orphans() and self._clock.monotonic() < deadline:
             self._clock.sleep(WAKE_SECONDS)
@@ -106,9 +116,6 @@ class Daemon:
                 self._reporter.warn("a command of the last daemon did not end", pid=pid)
                 with suppress(OSError):
                     os.killpg(pid, signal.SIGKILL)
-        cut_off = self._history.close_open(self._clock.now())
-        if cut_off:
-            self._reporter.warn("runs were cut off by the last stop", runs=cut_off)
 
     def _serve(self) -> None:
         published = -PUBLISH_SECONDS
@@ -174,8 +181,13 @@ class Daemon:
 
     def _missed(self, job: JobName, expression: str) -> bool:
         """Whether a time has passed since the last run, or that run was ended by a stop. A job
-        that was cut off twice in a row may be what ends the machine: it waits for its time."""
-        ended = self._history.last(job, count=2)
+        that was cut off twice in a row may be what ends the machine: it waits for its time, and
+        so does one of which nobody knows when it ran."""
+        try:
+            ended = self._history.last(job, count=2)
+        except VbackupError as error:
+            self._reporter.warn("missed runs are not known", job=job, reason=error.message)
+            return False
         if not ended:
             return False
         if ended[0].code in UNFINISHED:

@@ -84,19 +84,15 @@ def outcome(code: int | None) -> str:
 
 
 class History:
-    """The file. Thread-safe; every call opens it anew, so that nothing is held between jobs.
-    `owner` is the mark of the process whose runs these are. Raises Failed."""
+    """The file. Thread-safe; every call opens it anew, so that nothing is held between jobs, and
+    makes it where it is not. `owner` is the mark of the process whose runs these are. Every call
+    raises Failed while the file cannot be used; making one of these does not: a schedule starts
+    without its history."""
 
     def __init__(self, path: Path, owner: str | None = None) -> None:
         self._path = path
         self._owner = incarnation.mark() if owner is None else owner
         self._lock = threading.Lock()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise self._unusable(error) from error
-        with self._open() as db:
-            db.executescript(_SCHEMA)
 
     def begin(self, job: JobName, at: datetime) -> int:
         """Note that a job starts; returns the run's id."""
@@ -197,7 +193,12 @@ class History:
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unusable(error) from error
+        try:
             with self._lock, closing(sqlite3.connect(self._path, timeout=30)) as db, db:
+                db.executescript(_SCHEMA)
                 yield db
         except sqlite3.Error as error:
             raise self._unusable(error) from error

@@ -136,9 +136,15 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _health(pages: Pages) -> tuple[HTTPStatus, bytes]:
-    """200 while the daemon works; `protected` says whether the objectives are met."""
-    status, working = pages.status(), pages.working()
-    body = {"ok": working, "protected": status.protected, "problems": status.problems}
+    """200 while the daemon works; `protected` says whether the objectives are met. Where the
+    history cannot be read nobody knows, but who restarts what is not healthy would end a running
+    backup for it."""
+    working = pages.working()
+    try:
+        problems = pages.status().problems
+    except VbackupError as error:
+        problems = [error.message]
+    body = {"ok": working, "protected": not problems, "problems": problems}
     code = HTTPStatus.OK if working else HTTPStatus.SERVICE_UNAVAILABLE
     return code, json.dumps(body).encode() + b"\n"
 

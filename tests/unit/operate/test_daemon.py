@@ -376,6 +376,21 @@ def test_commands_of_a_killed_daemon_are_waited_for_then_killed(
     ]
 
 
+def test_a_daemon_starts_without_its_history_and_its_jobs_run(scene: Scene) -> None:
+    scene.history._path.unlink(missing_ok=True)
+    scene.history._path.mkdir(parents=True)
+    with scene.daemon(config(backup="* * * * *")) as daemon:
+        until(lambda: daemon._scheduler.get_job("backup") is not None)
+        daemon._scheduler.modify_job("backup", next_run_time=SystemClock().now())
+        assert scene.runner.started.acquire(timeout=WAIT)
+        scene.runner.go_on.set()
+    assert scene.error is None
+    assert [event for event, _ in scene.notes.warnings] == [
+        "what the last daemon left is not known",
+        "missed runs are not known",
+    ]
+
+
 def test_two_lanes_take_a_lost_lease_back_once(notes: Any) -> None:
     taken: list[FakeLease] = []
 

@@ -162,8 +162,7 @@ def test_a_history_that_cannot_be_used_stops_no_job(
 ) -> None:
     monkeypatch.setenv("CODE", code)
     runner = make_runner()
-    history._path.unlink()
-    history._path.mkdir()
+    history._path.mkdir(parents=True)
 
     run = runner.run("backup")
 
@@ -211,8 +210,7 @@ def test_a_history_that_cannot_be_written_while_the_command_runs_lets_it_run(
 def test_jobs_of_which_the_history_knows_nothing_are_stopped_each(
     make_runner: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, history: History
 ) -> None:
-    history._path.unlink()
-    history._path.mkdir()
+    history._path.mkdir(parents=True)
     runner = make_runner()
     runs: list[Run] = []
     threads = []

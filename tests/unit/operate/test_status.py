@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
-import sqlite3
 import struct
 from collections.abc import Iterator
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -230,7 +228,9 @@ def test_a_client_that_hangs_up_leaves_no_traceback(
     assert capfd.readouterr().err == ""
 
 
-def test_an_unreadable_history_and_a_stuck_daemon_are_unhealthy(good: History, notes: Any) -> None:
+def test_a_stuck_daemon_is_unhealthy_and_a_page_says_what_it_lacks(
+    good: History, notes: Any
+) -> None:
     site = Site(good)
     running = StatusServer("127.0.0.1:0", site, notes)
     try:
@@ -247,6 +247,22 @@ def test_an_unreadable_history_and_a_stuck_daemon_are_unhealthy(good: History, n
     finally:
         running.close()
     assert notes.warnings[-1][0] == "a page could not be made"
+
+
+def test_a_daemon_that_works_is_healthy_without_its_history(good: History, notes: Any) -> None:
+    site = Site(good)
+    site.error = Failed("the job history cannot be used")
+    running = StatusServer("127.0.0.1:0", site, notes)
+    try:
+        with urlopen(f"http://{running.address}/healthz", timeout=10) as answer:
+            found = json.loads(answer.read())
+    finally:
+        running.close()
+    assert found == {
+        "ok": True,
+        "protected": False,
+        "problems": ["the job history cannot be used"],
+    }
 
 
 def test_a_metrics_file_that_cannot_be_written_is_said(good: History, tmp_path: Path) -> None:
@@ -277,7 +293,7 @@ def test_a_job_that_did_not_start_is_counted(history: History) -> None:
 
 
 def test_thousands_of_runs_make_a_page_of_bounded_size(history: History) -> None:
-    with closing(sqlite3.connect(history._path)) as db, db:
+    with history._open() as db:
         db.executemany(
             "INSERT INTO run (job, started, ended, code, document) VALUES (?, ?, ?, 0, ?)",
             [
