@@ -29,7 +29,7 @@ LIMIT = 1_000_000
 """Keys that are remembered; a slot that saw more knows nothing any more."""
 
 BATCH = 20_000
-"""Changes read at once; PostgreSQL finishes the transaction that it is in."""
+"""Changes asked for at once; PostgreSQL finishes the transaction that it is in, however long."""
 
 # integer, uuid, text, varchar: what the log shows as PostgreSQL writes them.
 _KEYS = frozenset({20, 21, 23, 25, 1043, 2950})
@@ -43,7 +43,8 @@ Values = tuple[str, ...]
 
 
 class SlotFeed:
-    """The keys of every row changed since it was opened. Thread-safe; one session of its own."""
+    """The keys of every row changed since it was opened, until it is stopped. Thread-safe; one
+    session of its own."""
 
     def __init__(self, connection: Connection, name: str) -> None:
         """Take over a session that has made the slot `name`; see `open`."""
@@ -54,6 +55,7 @@ class SlotFeed:
         self._count = 0
         self._followed: dict[str, dict[Values, dict[Values, int]]] = {}
         self._members: dict[RowSource, list[str]] = {}
+        self.stopped = False
         self.lost = ""
 
     @classmethod
@@ -100,16 +102,17 @@ class SlotFeed:
         """Read what was committed since; how many rows' changes were read in all. A slot that
         broke just knows nothing any more (`lost` says why)."""
         with self._busy:
-            while not self.lost:
+            while not (self.lost or self.stopped):
                 try:
-                    found = self._connection.execute(_CHANGES, (self._name, BATCH)).fetchall()
+                    count = self._batch()
                 except psycopg.Error as error:
                     self.lost = " ".join(str(error).split())
                     break
-                for (line,) in found:
-                    self._remember(str(line))
-                if len(found) < BATCH:
+                if count < BATCH:
                     break
+            if self.lost:
+                # A slot that nobody reads would only keep the server's log.
+                self._connection.close()
             return self._read
 
     def changed(self, source: RowSource, plan: RowPlan, since: int) -> list[str] | None:
@@ -130,9 +133,28 @@ class SlotFeed:
         keys = rows.keys_of(plan.key, columns)
         return list(dict.fromkeys(key for key in keys if key is not None))
 
+    def stop(self) -> None:
+        """Read what is there, and end the session, and the slot with it: it keeps the server from
+        removing its log. What was read can still be asked for."""
+        self.drain()
+        with self._busy:
+            self.stopped = True
+            self._connection.close()
+
     def close(self) -> None:
         """End the session, and the slot with it."""
         self._connection.close()
+
+    def _batch(self) -> int:
+        """Read some changes, one at a time: a transaction may be larger than memory. How many."""
+        count = 0
+        values = ([_head(name) for name in self._followed], self._name, BATCH)
+        with self._connection.cursor() as cursor, cursor.copy(_CHANGES, values) as copy:
+            for (line,) in copy.rows():
+                count += 1
+                if line is not None:
+                    self._remember(str(line))
+        return count
 
     def _remember(self, line: str) -> None:
         head = _LINE.match(line)
@@ -149,6 +171,11 @@ class SlotFeed:
         if self._count > LIMIT:
             self.lost = f"more than {LIMIT:,} rows changed"
             self._followed.clear()
+
+
+def _head(name: str) -> str:
+    """How a change of this table begins, as far as the server compares it."""
+    return f"table {name}: ".split(": ")[0]
 
 
 def decoded(text: str) -> Iterator[dict[str, str]]:
@@ -194,9 +221,11 @@ def _why(error: psycopg.Error, timeout: float) -> str:
     return f"no logical slot: {text}"
 
 
+# Every change is a line; only those of followed tables have their text sent.
 _CHANGES = """
-SELECT data FROM pg_catalog.pg_logical_slot_get_changes(
-    %s, NULL, %s, 'skip-empty-xacts', '1', 'include-xids', '0')
+COPY (SELECT CASE WHEN pg_catalog.split_part(data, ': ', 1) = ANY (%s) THEN data END
+      FROM pg_catalog.pg_logical_slot_get_changes(
+          %s, NULL, %s, 'skip-empty-xacts', '1', 'include-xids', '0')) TO STDOUT
 """
 _MEMBERS = """
 WITH RECURSIVE member(oid) AS (
