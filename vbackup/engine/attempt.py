@@ -178,6 +178,8 @@ class Attempt:
             self._pair.records, capturer, cuts, options, self._reporter, self._clock
         )
         chosen = search.run()
+        # Storing may take hours: a slot would keep the server's log for all that time.
+        self._pair.records.stop_following()
         if options.restore_point:
             self._mark(chosen)
         self._reporter.note(

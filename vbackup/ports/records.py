@@ -112,6 +112,11 @@ class RecordSource(Protocol):
         About `most` rows a link when that is said: for whom they are only a hint."""
         ...
 
+    def stop_following(self) -> None:
+        """No more changes are asked for, but those that open candidates see: let go of what the
+        server keeps for it. A new `change_base` begins anew."""
+        ...
+
     def candidate(self, links: Sequence[Link]) -> CandidateWatermark: ...
 
     def view(self) -> RowView:

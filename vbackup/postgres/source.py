@@ -80,7 +80,7 @@ class PostgresSource:
 
     def change_base(self, links: Sequence[Link] = ()) -> str:
         """Where `changed` starts from: taken before anything that may be missed. With the feed
-        `slot`, the first call makes the slot."""
+        `slot`, the first call makes the slot, and so does the first one after `stop_following`."""
         doing = "reading the oldest running transaction"
         with translated(doing, configured=bool(links)), self._feeding() as connection:
             self._open_slot()
@@ -94,6 +94,13 @@ class PostgresSource:
         with translated("reading changed rows", configured=True), self._feeding() as connection:
             planner = self._planner(connection)
             return feeds.changed(connection, self._changes, links, base, planner, most)
+
+    def stop_following(self) -> None:
+        """Let go of the slot: as long as there is one, the server keeps its write-ahead log. Open
+        candidates still know what changed before them."""
+        with self._feed_busy:
+            if self._changes.slot:
+                self._changes.slot.stop()
 
     def candidate(self, links: Sequence[Link]) -> Candidate:
         """Open a candidate watermark. Every table that is dumped, the linked ones among them, is
@@ -246,8 +253,10 @@ class PostgresSource:
 
     def _open_slot(self) -> None:
         """What there is no slot for comes by xmin."""
-        if self._changes.feed != "slot" or self._changes.slot:
+        slot = self._changes.slot
+        if self._changes.feed != "slot" or (slot and not slot.stopped):
             return
+        self._changes.slot = None
         try:
             timeout = self._watermark.lock_timeout
             self._changes.slot = SlotFeed.open(self._config, self._database, timeout)

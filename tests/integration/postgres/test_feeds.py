@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -14,6 +16,7 @@ from vbackup.clock import SystemClock
 from vbackup.config import PostgresConfig, WatermarkConfig
 from vbackup.errors import Usage
 from vbackup.model.link import Link, PayloadPath, RowSource
+from vbackup.postgres import slot
 from vbackup.postgres.source import PostgresSource
 
 pytestmark = pytest.mark.integration
@@ -238,19 +241,128 @@ def test_a_session_that_is_lost_leaves_the_rest_to_xmin(logical: str, feeding: A
     assert keys(reader, base) == {"1"}
 
 
+def slots(looking: Writer) -> int:
+    count = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()"
+    row = looking.execute(count).fetchone()
+    return int(row[0]) if row else 0
+
+
+def wait_until_no_slot(looking: Writer) -> None:
+    """The server notices the end of a session by and by; the test's own time-out ends it."""
+    pause = threading.Event()
+    while slots(looking):
+        pause.wait(0.01)
+
+
 def test_no_slot_is_left_behind(logical: str, feeding: Any) -> None:
     reader = feeding(logical, "slot")
     reader.change_base([T])
-    count = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()"
     with psycopg.connect(logical, autocommit=True) as looking:
-        assert looking.execute(count).fetchone() == (1,)
+        assert slots(looking) == 1
         reader.close()
-        ended = threading.Event()
-        for _ in range(200):
-            if looking.execute(count).fetchone() == (0,):
-                break
-            ended.wait(0.05)
-        assert looking.execute(count).fetchone() == (0,)
+        wait_until_no_slot(looking)
+
+
+def test_a_slot_ends_when_the_watermark_is_chosen_and_comes_again_for_the_next(
+    logical: str, feeding: Any, warnings: Any
+) -> None:
+    """A slot keeps the server's log, and a dump may take hours."""
+    reader = feeding(logical, "slot")
+    base = reader.change_base([T])
+    with psycopg.connect(logical, autocommit=True) as writer:
+        writer.execute("UPDATE t SET v = 2 WHERE id = 1")
+        with closing(reader.candidate([T])) as candidate:
+            writer.execute("UPDATE t SET v = 2 WHERE id = 2")
+            reader.stop_following()
+            wait_until_no_slot(writer)
+            writer.execute("UPDATE t SET v = 2 WHERE id = 3")
+            found = [block for block in candidate.changed(T, base) if len(block)]
+            assert dict(zip(found[0].keys, found[0].versions, strict=True))["1"] == "2"
+            assert not {"3"} & {key for block in found for key in block.keys}
+        base = reader.change_base([T])
+        assert slots(writer) == 1
+        writer.execute("UPDATE t SET v = 3 WHERE id = 4")
+        assert keys(reader, base) == {"4"}
+    assert warnings.texts == []
+
+
+def test_a_slot_that_cannot_come_again_leaves_the_rest_to_xmin(
+    logical: str, feeding: Any, warnings: Any
+) -> None:
+    reader = feeding(logical, "slot", lock_timeout=0.3)
+    reader.change_base([T])
+    reader.stop_following()
+    with psycopg.connect(logical) as late:
+        late.execute("UPDATE t SET v = 2 WHERE id = 1")
+        base = reader.change_base([T])
+        late.commit()
+    assert "stayed open for 0.3 s" in warnings.texts[0]
+    assert keys(reader, base) == {"1"}
+
+
+def test_a_slot_that_saw_too_much_is_given_up(
+    logical: str, feeding: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slot, "LIMIT", 3)
+    reader = feeding(logical, "slot")
+    base = reader.change_base([T])
+    with psycopg.connect(logical, autocommit=True) as writer:
+        writer.execute("UPDATE t SET v = 2 WHERE id < 100")
+        assert len(keys(reader, base)) == 99
+        wait_until_no_slot(writer)
+
+
+# 100 MB in one transaction of another table, 40 MB in one of this one.
+LARGE = """
+CREATE TABLE other (id int, body text);
+INSERT INTO other SELECT g, repeat('x', 1000) FROM generate_series(1, 100000) g;
+UPDATE t SET v = 2, pad = repeat('x', 100000) WHERE id <= 400
+"""
+# The high-water mark of a process of its own; `ru_maxrss` would begin with that of its parent.
+FOLLOW = """
+import sys
+from vbackup.clock import SystemClock
+from vbackup.config import PostgresConfig, WatermarkConfig
+from vbackup.model.link import Link, PayloadPath, RowSource
+from vbackup.postgres.source import PostgresSource
+
+def peak():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+
+link = Link("t", "c", (RowSource("t", None, ("id",), version="v"),), (), PayloadPath(("v",)))
+feed = WatermarkConfig(feed="slot")
+reader = PostgresSource(PostgresConfig(dsn=sys.stdin.readline().strip()), feed, clock=SystemClock())
+base = reader.change_base([link])
+reader.changed([link], base)
+before = peak()
+print("ready", flush=True)
+sys.stdin.readline()
+found, _ = reader.changed([link], base)
+print(len(found["t"]), peak() - before)
+reader.close()
+"""
+
+
+def test_a_large_transaction_is_followed_in_little_memory(logical: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", FOLLOW],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process, psycopg.connect(logical, autocommit=True) as writer:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(f"{logical}\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "ready\n"
+        writer.execute(LARGE)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        rows, kilobytes = map(int, process.stdout.readline().split())
+    assert rows == 400
+    assert kilobytes < 40_000
 
 
 @pytest.mark.parametrize("logical_wal", [True, False])

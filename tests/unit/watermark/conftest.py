@@ -301,9 +301,14 @@ class WorldRecords:
     def __init__(self, world: World) -> None:
         self.world = world
         self.opened: list[WorldSnapshot] = []
+        self.following = False
 
     def change_base(self, links: Sequence[Link] = ()) -> str:
+        self.following = True
         return str(self.world.xid)
+
+    def stop_following(self) -> None:
+        self.following = False
 
     def changed(
         self, links: Sequence[Link], base: str, *, most: int | None = None

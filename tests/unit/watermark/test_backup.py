@@ -55,6 +55,7 @@ class Database:
         self.failures = failures
         self.waiting = waiting
         self.points: list[str] = []
+        self.followed: list[bool] = []
         self.refuse: Failed | Denied | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -80,6 +81,7 @@ class Database:
         return found
 
     def _dump(self) -> Iterator[bytes]:
+        self.followed.append(self.records.following)
         if self.failures:
             self.failures -= 1
             raise BLOCKED
@@ -107,6 +109,8 @@ def test_a_dump_that_a_schema_change_keeps_out_moves_the_watermark(kit: Any) -> 
     assert [one.closed for one in blocked.records.opened] == [True, True]
     assert manifest.watermark.snapshot == blocked.records.opened[1].snapshot
     assert manifest.watermark.timeline == 1
+    # A slot would keep the server's log for as long as a dump takes.
+    assert blocked.followed == [False, False]
 
 
 @pytest.mark.parametrize(("failures", "waiting"), [(1, False), (3, True)])
