@@ -38,8 +38,8 @@ SET TimeZone = 'UTC';
 SET extra_float_digits = 1;
 SET bytea_output = 'hex';
 SET xmloption = 'content';
-SELECT pg_catalog.set_config('search_path',
-    'pg_catalog, ' || pg_catalog.current_setting('search_path') || ', pg_temp', false)
+SELECT pg_catalog.set_config('search_path', pg_catalog.concat_ws(', ', 'pg_catalog',
+    nullif(pg_catalog.btrim(pg_catalog.current_setting('search_path')), ''), 'pg_temp'), false)
 """
 _KEEPALIVE = {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "6"}
 TRANSACTION_TIMEOUT_SINCE = 170000

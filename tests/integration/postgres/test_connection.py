@@ -11,7 +11,9 @@ import psycopg
 import pytest
 from psycopg import conninfo
 
+from vbackup.config import PostgresConfig
 from vbackup.errors import Denied, NotFound, Refused, Unreachable, Usage
+from vbackup.postgres.connection import connect
 
 pytestmark = pytest.mark.integration
 
@@ -41,6 +43,23 @@ def test_connection_failures_say_what_to_do(
             source(dsn).facts()
         assert wrong not in str(caught.value)
         assert caught.value.hint  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ("", "pg_catalog, pg_temp"),
+        ("\\ ", "pg_catalog, pg_temp"),
+        ('""', 'pg_catalog, "", pg_temp'),
+        ('"a,b",public', 'pg_catalog, "a,b",public, pg_temp'),
+    ],
+)
+def test_the_search_path_that_is_asked_for_stays(
+    shared_database: str, asked: str, found: str
+) -> None:
+    dsn = conninfo.make_conninfo(shared_database, options=f"-csearch_path={asked}")
+    with closing(connect(PostgresConfig.model_validate({"dsn": dsn}))) as connection:
+        assert connection.execute("SHOW search_path").fetchone() == (found,)
 
 
 def test_a_dsn_that_cannot_be_read_is_not_repeated(source: Any) -> None:
