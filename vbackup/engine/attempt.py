@@ -124,12 +124,11 @@ class Attempt:
             with self._reporter.step("find the watermark", unit="candidates"):
                 chosen = self._search(cuts, images, targets)
             stack.callback(chosen.watermark.close)
+            # Before anything is stored: a missing pg_dump shows here, and shards take hours.
+            streams = chosen.watermark.dumps()
             with ThreadPoolExecutor(self._options.jobs + 2, "store") as pool:
                 shards = [pool.submit(self._storing.shard, spool) for spool in cuts.spools]
-                dumps = [
-                    pool.submit(self._storing.dump, chosen.watermark, dump)
-                    for dump in chosen.watermark.dumps()
-                ]
+                dumps = [pool.submit(self._storing.dump, chosen.watermark, one) for one in streams]
                 try:
                     authority = self._compare(chosen, cuts, images, patch, targets, dumps)
                     dumped = [one.result() for one in dumps]

@@ -11,23 +11,27 @@ import pytest
 from vbackup.engine.attempt import BackupOptions, Pair
 from vbackup.engine.backup import Backup, BackupResult
 from vbackup.engine.watermark import WatermarkOptions
-from vbackup.errors import Denied, Failed
+from vbackup.errors import Denied, Failed, Refused
 from vbackup.model.link import Link
 from vbackup.model.manifest import Artifact, DatabaseFacts, Manifest
-from vbackup.ports import DumpStream
+from vbackup.ports import CollectionFacts, DumpStream, PointStoreFacts, ShardRef
 
 LINK = Link("docs", "docs", ())
 BLOCKED = Failed("pg_dump failed: LOCK TABLE", retryable=True)
 
 
 class Writer:
-    """Keeps nothing but what was published."""
+    """Keeps the names of what was stored, and what was published."""
 
     id = "b1"
+
+    def __init__(self) -> None:
+        self.added: list[str] = []
 
     def add(
         self, name: str, stream: Iterable[bytes], *, step: Any = None, shape: object = None
     ) -> Artifact:
+        self.added.append(name)
         return Artifact(name, sum(map(len, stream)), "")
 
     def publish(self, manifest: Manifest) -> Manifest:
@@ -37,12 +41,15 @@ class Writer:
 
 
 class Repository:
+    def __init__(self) -> None:
+        self.writer = Writer()
+
     @contextmanager
     def lease(self, name: str) -> Iterator[None]:
         yield
 
     def begin(self, backup_id: str) -> Writer:
-        return Writer()
+        return self.writer
 
 
 class Database:
@@ -142,3 +149,31 @@ def test_a_backup_is_as_good_without_its_restore_point(kit: Any, why: Any) -> No
     record = backup(kit, refusing, reporter, restore_point=True).manifest.watermark
     assert record.restore_point == ""
     assert reporter.warnings == ["no restore point was made"]
+
+
+def test_without_pg_dump_no_shard_is_stored(kit: Any) -> None:
+    """It would show after hours otherwise, when all shards are stored."""
+    source = database(kit)
+    world = source.records.world
+    shard = ShardRef("docs", 0, None, "node")
+    points = kit.points(world)
+    collection = CollectionFacts("docs", {}, {}, (), (shard,), 0)
+    points.facts = lambda patterns: PointStoreFacts("1.17.0", ("node",), (collection,))
+
+    def missing() -> list[DumpStream]:
+        raise Refused("no pg_dump found")
+
+    def candidate(links: Any) -> Any:
+        found = source.records.candidate(links)
+        found.dumps = missing
+        return found
+
+    records: Any = source
+    records.candidate = candidate
+    repository: Any = Repository()
+    options = BackupOptions(watermark=WatermarkOptions(lead_in=0.1, budget=0.5, tick=0.05))
+    pair, clock = Pair(records, points), kit.clock(world)
+    with pytest.raises(Refused, match="no pg_dump"):
+        Backup(pair, repository, [], [], options, kit.reporter(), clock).run()
+    assert repository.writer.added == []
+    assert [one.closed for one in source.records.opened] == [True]
