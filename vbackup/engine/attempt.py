@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,7 @@ class Attempt:
             stack.callback(images.close)
             patch = PatchFile(self._directory / "patch")
             stack.callback(patch.close)
-            cuts = self._cuts()
+            cuts = stack.enter_context(closing(self._cuts()))
             with self._reporter.step("find the watermark", unit="candidates"):
                 chosen = self._search(cuts, images, targets)
             stack.callback(chosen.watermark.close)
@@ -139,6 +139,7 @@ class Attempt:
                     self._stop.pull()
                     _cancel(shards)
                     _cancel(dumps)
+                    cuts.close()
                     raise
             self.record = describe.watermark(chosen, targets, alone=self._facts is None)
             self.postgres = describe.postgres(self._pair.records, dumped)

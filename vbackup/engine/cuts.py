@@ -12,6 +12,8 @@ from vbackup.ports import Clock, ShardRef, ShardSpool
 FOLLOW_BLOCK = 1 << 20
 CUT_TRIES = 3
 POLL_SECONDS = 0.05
+STOP_SECONDS = 5.0
+"""How long streams that were given up may take to end."""
 
 
 class ShardLost(VbackupError):
@@ -27,7 +29,10 @@ def broken(error: Exception) -> Exception:
 
 
 class ShardCuts:
-    """All shard streams of one backup. A stream that fails before its cut is started again."""
+    """All shard streams of one attempt. A stream that fails before its cut is started again.
+
+    `close` ends those that still run: an attempt that is thrown away must not go on loading the
+    servers, nor fill the disk with files that nobody reads."""
 
     def __init__(
         self,
@@ -80,6 +85,16 @@ class ShardCuts:
         directory = self._directory / f"{number:04d}-{self._tries[number]}"
         directory.mkdir(parents=True)
         return self._spool(shard, directory)
+
+    def close(self) -> None:
+        """Give up the streams that have not come to their end; returns when nothing writes to
+        their files any more, or when a server that has not begun to answer holds one up."""
+        running = [spool for spool in self.spools if not spool.done.is_set()]
+        for spool in running:
+            spool.stop()
+        deadline = self._clock.monotonic() + STOP_SECONDS
+        for spool in running:
+            spool.done.wait(max(0.0, deadline - self._clock.monotonic()))
 
     def lost(self) -> ShardSpool | None:
         """A stream that failed after its cut was relied on; then the watermark must move."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -250,22 +251,23 @@ class Switch:
         facts = next(iter(reader.facts([name]).collections), None)
         if facts is None:
             raise NotFound(f"no collection {name!r}")
-        cuts = ShardCuts(reader.spool, facts.shards, directory, self.clock)
-        cuts.request()
-        cuts.wait_cut()
+        with closing(ShardCuts(reader.spool, facts.shards, directory, self.clock)) as cuts:
+            cuts.request()
+            cuts.wait_cut()
+            for spool in cuts.spools:
+                for _ in follow(spool):
+                    pass
+        if not cuts.spools:
+            raise Failed(f"collection {name!r} has no shards that could be read")
         shards: list[ShardPart] = []
         files: dict[str, Path] = {}
         for spool in cuts.spools:
-            for _ in follow(spool):
-                pass
             artifact = Artifact(f"{name}/{spool.ref.id}", spool.length, spool.sha256)
             files[artifact.name] = spool.path
             cut_at = spool.cut_at or spool.requested_at
             shards.append(
                 ShardPart(spool.ref.id, spool.ref.key, artifact, spool.requested_at, cut_at)
             )
-        if not shards:
-            raise Failed(f"collection {name!r} has no shards that could be read")
         part = CollectionPart(
             name=name,
             config=facts.config,

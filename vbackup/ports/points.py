@@ -46,13 +46,18 @@ class PointStoreFacts:
     collections: tuple[CollectionFacts, ...]
 
 
+def _nothing_to_stop() -> None:
+    """Of a spool that no thread fills."""
+
+
 @dataclass(slots=True)
 class ShardSpool:
     """A shard stream arriving in a local file at full speed, on a thread of its own.
 
     `cut` is set when the first byte of a `segments/` member was seen (the shard no longer
     sees writes) or when the stream failed; `done` when the file is whole and its tar end was
-    checked, or it failed; then `error` says so. `read` follows the growing file.
+    checked, or it failed; then `error` says so. `stop` gives the stream up and returns at once;
+    `done` is set when nothing writes to the file any more.
     """
 
     ref: ShardRef
@@ -64,6 +69,7 @@ class ShardSpool:
     sha256: str = ""
     length: int = 0
     error: Exception | None = None
+    stop: Callable[[], None] = _nothing_to_stop
 
 
 class PointReader(Protocol):

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import base64
 import http.client
+import os
+import socket
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from urllib.parse import unquote, urlsplit
 
 from vbackup.qdrant import failures
@@ -48,6 +50,18 @@ def open_stream(
             raise failures.of_status(error.code, error.read(65536), what, location) from error
     except (OSError, http.client.HTTPException) as error:
         raise failures.of_transport(error, what, location) from error
+
+
+@contextmanager
+def severable(response: http.client.HTTPResponse) -> Iterator[Callable[[], None]]:
+    """Gives what ends the connection below a response: whoever waits for bytes of it wakes."""
+    with socket.socket(fileno=os.dup(response.fileno())) as connection:
+
+        def sever() -> None:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+        yield sever
 
 
 def _request(url: str, headers: Mapping[str, str]) -> urllib.request.Request:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
 
 from vbackup.errors import Damaged, Failed, Interrupted, VbackupError
 from vbackup.ports import Buffer, Clock, ShardRef, ShardSpool
+from vbackup.qdrant.download import severable
 from vbackup.qdrant.rest import Node, collection_path
 from vbackup.qdrant.tarstream import Member, TarStream
 
@@ -26,7 +28,8 @@ def start_spool(
     """Begin streaming the shard's snapshot into `path` on a thread; returns at once.
 
     The file exists when this returns; `length` and `sha256` are final once `done` is set. On
-    failure `error` is set, then both events, and the file is gone. `stop` gives up.
+    failure `error` is set, then both events, and the file is gone. `stop` gives up all streams
+    that have it, `ShardSpool.stop` this one.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,6 +38,7 @@ def start_spool(
         raise _disk(path, error) from error
     spool = ShardSpool(ref=shard, path=path, requested_at=clock.now())
     receiver = _Receiver(node, spool, file, clock, stop)
+    spool.stop = receiver.stop
     name = f"spool-{shard.collection}-{shard.id}"
     threading.Thread(target=receiver.run, name=name, daemon=True).start()
     return spool
@@ -51,8 +55,17 @@ class _Receiver:
         self._file = file
         self._clock = clock
         self._stop = stop
+        self._given_up = threading.Event()
+        self._sever: Callable[[], None] | None = None
         self._digest = hashlib.sha256()
         self._contents = ShardContents()
+
+    def stop(self) -> None:
+        """Give up, also where the server has fallen silent. Before it has begun to answer, the
+        stream ends when it does, or with its time-out."""
+        self._given_up.set()
+        if self._sever:
+            self._sever()
 
     def run(self) -> None:
         spool = self._spool
@@ -60,7 +73,8 @@ class _Receiver:
             with self._file:
                 self._receive()
         except VbackupError as error:
-            spool.error = _named(error, spool.ref)
+            # A connection that was ended from here looks broken, which nobody should cure.
+            spool.error = _named(_stopped() if self._given_up.is_set() else error, spool.ref)
         except Exception as error:  # noqa: BLE001 - a thread's failure must surface in its caller
             spool.error = error
         finally:
@@ -72,9 +86,9 @@ class _Receiver:
     def _receive(self) -> None:
         ref = self._spool.ref
         buffer = memoryview(bytearray(WRITE_BYTES))
-        with self._node.stream(
-            collection_path(ref.collection, "shards", ref.id, "snapshot")
-        ) as body:
+        path = collection_path(ref.collection, "shards", ref.id, "snapshot")
+        with self._node.stream(path) as body, severable(body) as self._sever:
+            self._check()
             # Until the cut every piece counts at once; later, large ones are cheaper.
             while not self._contents.cut and (piece := body.read1(WRITE_BYTES)):
                 self._store(memoryview(piece))
@@ -84,9 +98,12 @@ class _Receiver:
         self._spool.sha256 = self._digest.hexdigest()
         self._spool.length = self._contents.length
 
+    def _check(self) -> None:
+        if self._stop.is_set() or self._given_up.is_set():
+            raise _stopped()
+
     def _store(self, data: memoryview) -> None:
-        if self._stop.is_set():
-            raise Interrupted("stopped before the shard snapshot was whole")
+        self._check()
         rest = data
         while rest:
             rest = rest[self._write(rest) :]
@@ -137,6 +154,10 @@ class ShardContents:
         # Qdrant proxies all segments before it writes the first of them: the cut is made. A
         # manifest may come earlier, and proves nothing.
         self.cut = self.cut or (root == "segments" and bool(slash))
+
+
+def _stopped() -> Interrupted:
+    return Interrupted("stopped before the shard snapshot was whole")
 
 
 def _named(error: VbackupError, shard: ShardRef) -> VbackupError:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.faults import ManualClock
 from vbackup.engine.cuts import CUT_TRIES, ShardCuts, ShardLost, broken, follow
+from vbackup.engine.switch import Switch
 from vbackup.errors import Failed, NotFound, Unreachable
-from vbackup.ports import ShardRef, ShardSpool
+from vbackup.ports import CollectionFacts, PointStoreFacts, ShardRef, ShardSpool
+from vbackup.progress import SilentReporter
 
 SHARD = ShardRef("docs", 0, None, "http://q")
 FULL = Failed("cannot write the spool file: No space left on device", hint="set work_dir")
@@ -59,3 +63,58 @@ def test_a_follower_hears_why_there_is_no_file(tmp_path: Path) -> None:
     assert caught.value is FULL
     assert broken(FULL) is FULL
     assert isinstance(broken(Unreachable("reset")), ShardLost)
+
+
+def running(tmp_path: Path) -> tuple[ShardSpool, list[str]]:
+    """A stream that has cut and has no end, and when it was stopped."""
+    path = tmp_path / "running.tar"
+    path.write_bytes(b"x")
+    spool, stopped = ShardSpool(SHARD, path, datetime.now(UTC)), list[str]()
+
+    def stop() -> None:
+        stopped.append(spool.ref.collection)
+        spool.done.set()
+
+    spool.stop = stop
+    spool.cut.set()
+    return spool, stopped
+
+
+def test_streams_that_are_thrown_away_are_stopped(tmp_path: Path) -> None:
+    spool, stopped = running(tmp_path)
+    found = ShardCuts(lambda *_: spool, [SHARD], tmp_path, ManualClock())
+    with closing(found):
+        found.request()
+        found.wait_cut()
+        assert not stopped
+    assert stopped == ["docs"]
+    found.close()
+    assert stopped == ["docs"]
+
+
+class Points:
+    """A live collection of two shards, whose first stream breaks."""
+
+    def __init__(self, *spools: ShardSpool) -> None:
+        self.spools = list(spools)
+
+    def reader(self) -> Points:
+        return self
+
+    def facts(self, names: list[str]) -> PointStoreFacts:
+        docs = CollectionFacts("docs", {}, {}, (), (SHARD, SHARD), 0)
+        return PointStoreFacts("1.17.0", (), (docs,))
+
+    def spool(self, shard: ShardRef, directory: Path) -> ShardSpool:
+        return self.spools.pop(0)
+
+
+def test_a_copy_that_fails_stops_its_streams(tmp_path: Path) -> None:
+    broke, _ = running(tmp_path)
+    other, stopped = running(tmp_path)
+    broke.done.set()
+    points: Any = Points(broke, other)
+    switch = Switch(None, points, tmp_path, 1.0, SilentReporter(), ManualClock())
+    with pytest.raises(Failed, match="spool file holds"):
+        switch.copy("docs", "docs_before")
+    assert stopped == ["docs"]

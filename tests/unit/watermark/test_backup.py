@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +14,16 @@ import pytest
 from vbackup.engine.attempt import BackupOptions, Pair
 from vbackup.engine.backup import Backup, BackupResult
 from vbackup.engine.watermark import WatermarkOptions
-from vbackup.errors import Denied, Failed, Refused
+from vbackup.errors import Denied, Failed, Interrupted, Refused, VbackupError
 from vbackup.model.link import Link
 from vbackup.model.manifest import Artifact, DatabaseFacts, Manifest
-from vbackup.ports import CollectionFacts, DumpStream, PointStoreFacts, ShardRef
+from vbackup.ports import (
+    CollectionFacts,
+    DumpStream,
+    PointStoreFacts,
+    ShardRef,
+    ShardSpool,
+)
 
 LINK = Link("docs", "docs", ())
 BLOCKED = Failed("pg_dump failed: LOCK TABLE", retryable=True)
@@ -95,14 +104,46 @@ class Database:
         yield b"rows"
 
 
-def backup(kit: Any, database: Database, reporter: Any, **options: Any) -> BackupResult:
+class Streaming:
+    """One shard, cut at once, whose stream takes a second more."""
+
+    def __init__(self) -> None:
+        self.stopped: list[bool] = []
+
+    def facts(self, patterns: Any) -> PointStoreFacts:
+        shards = (ShardRef("docs", 0, None, "http://q"),)
+        docs = CollectionFacts("docs", {"params": {}}, {}, (), shards, 0)
+        return PointStoreFacts("1.17.0", (), (docs,))
+
+    def spool(self, shard: ShardRef, directory: Path) -> ShardSpool:
+        path, number = directory / "shard.tar", len(self.stopped)
+        path.write_bytes(b"x")
+        spool = ShardSpool(shard, path, datetime.now(UTC), length=1)
+        timer = threading.Timer(1.0, spool.done.set)
+
+        def stop() -> None:
+            self.stopped[number] = True
+            spool.error = Interrupted("stopped")
+            spool.done.set()
+            timer.cancel()
+
+        spool.stop = stop
+        spool.cut.set()
+        timer.start()
+        self.stopped.append(False)
+        return spool
+
+
+def backup(
+    kit: Any, database: Database, reporter: Any, points: Any = None, **options: Any
+) -> BackupResult:
     world = database.records.world
     watermark = WatermarkOptions(lead_in=0.1, budget=0.5, tick=0.05, **options)
     records: Any = database
     repository: Any = Repository()
     wanted = BackupOptions(watermark=watermark)
     clock = kit.clock(world)
-    return Backup(Pair(records, None), repository, [], [], wanted, reporter, clock).run()
+    return Backup(Pair(records, points), repository, [], [], wanted, reporter, clock).run()
 
 
 def database(kit: Any, **changes: Any) -> Database:
@@ -118,6 +159,19 @@ def test_a_dump_that_a_schema_change_keeps_out_moves_the_watermark(kit: Any) -> 
     assert manifest.watermark.timeline == 1
     # A slot would keep the server's log for as long as a dump takes.
     assert blocked.followed == [False, False]
+
+
+def test_streams_of_an_attempt_that_is_thrown_away_are_stopped(kit: Any) -> None:
+    """They would go on loading the servers, and fill the disk with files that are gone."""
+    points = Streaming()
+    manifest = backup(kit, database(kit, failures=1), kit.reporter(), points).manifest
+    assert points.stopped == [True, False]
+    assert manifest.qdrant is not None
+
+    points = Streaming()
+    with pytest.raises(VbackupError, match="pg_dump failed"):
+        backup(kit, database(kit, failures=3), kit.reporter(), points)
+    assert points.stopped == [True, True, True]
 
 
 @pytest.mark.parametrize(("failures", "waiting"), [(1, False), (3, True)])
