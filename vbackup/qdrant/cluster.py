@@ -11,6 +11,7 @@ import msgspec
 from vbackup.config import QdrantConfig
 from vbackup.errors import Failed, NotFound, Unreachable
 from vbackup.ports import Clock
+from vbackup.qdrant.failures import NotAsked
 from vbackup.qdrant.rest import ATTEMPTS, Node, Params, collection_path
 
 T = TypeVar("T")
@@ -48,13 +49,14 @@ class Cluster:
                 return node
         raise Failed(f"{location} is not among the configured Qdrant nodes")
 
-    def any(self, ask: Callable[[Node], T]) -> T:
-        """The answer of the first node that is up. Raises what the last one failed with."""
+    def any(self, ask: Callable[[Node], T], passes: type[Unreachable] = Unreachable) -> T:
+        """The answer of the first node that is up. Raises what the last one failed with, and at
+        once what is no failure that `passes` the question on to the next node."""
         last: Unreachable | None = None
         for node in self.nodes:
             try:
                 return ask(node)
-            except Unreachable as error:
+            except passes as error:
                 last = error
         raise last or Unreachable("no Qdrant node is configured")
 
@@ -67,9 +69,11 @@ class Cluster:
         params: Params | None = None,
         attempts: int = ATTEMPTS,
     ) -> bytes:
-        """The raw answer of the first node that is up."""
+        """The raw answer of the first node that is up. With `attempts=1` the request is made once
+        in all: no other node is asked after one that may have done it."""
         return self.any(
-            lambda node: node.call(method, path, body, params=params, attempts=attempts)
+            lambda node: node.call(method, path, body, params=params, attempts=attempts),
+            NotAsked if attempts == 1 else Unreachable,
         )
 
     def up(self, ask: Callable[[Node], T]) -> dict[Node, T]:

@@ -22,6 +22,10 @@ _REACH = "check that Qdrant runs there and that [qdrant] url or nodes names it"
 _TLS = "set [qdrant] ca_file to the CA that signed the server's certificate"
 
 
+class NotAsked(Unreachable):
+    """No connection was made: the server has not heard of the request."""
+
+
 def of_transport(error: Exception, what: str, location: str) -> VbackupError:
     """The request never got a whole answer: an exception of the standard library."""
     cause = _tls_cause(error)
@@ -36,7 +40,8 @@ def of_transport(error: Exception, what: str, location: str) -> VbackupError:
         hint = "raise [qdrant] timeout, or look at the server's load"
         return Unreachable(f"Qdrant at {location} did not answer {what} in time", hint=hint)
     reason = str(error) or type(error).__name__
-    return Unreachable(f"Qdrant at {location} does not answer {what}: {reason}", hint=_REACH)
+    kind = NotAsked if isinstance(error, NotConnected) else Unreachable
+    return kind(f"Qdrant at {location} does not answer {what}: {reason}", hint=_REACH)
 
 
 def hangs(location: str, what: str = "") -> Unreachable:

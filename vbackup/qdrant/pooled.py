@@ -8,7 +8,7 @@ from http.client import HTTPException, UnknownProtocol
 
 import httpx
 
-from vbackup.qdrant.wire import CONNECT_TIMEOUT, Answer, NotConnected
+from vbackup.qdrant.wire import CONNECT_TIMEOUT, Answer, NotConnected, NotConnectedInTime
 
 
 def connected(
@@ -56,6 +56,8 @@ def standard(error: httpx.TransportError) -> OSError | HTTPException:
     """The exception that the standard library would have raised."""
     reason = str(error) or type(error).__name__
     if isinstance(error, httpx.ConnectTimeout):
+        return NotConnectedInTime(reason)
+    if isinstance(error, httpx.ConnectError):
         return NotConnected(reason)
     if isinstance(error, httpx.TimeoutException):
         return TimeoutError(reason)

@@ -36,8 +36,12 @@ class Answer:
     body: bytes
 
 
-class NotConnected(TimeoutError):
-    """Nobody took the connection in time, so nothing was asked."""
+class NotConnected(OSError):
+    """Nobody took the connection, so nothing was asked."""
+
+
+class NotConnectedInTime(NotConnected, TimeoutError):
+    """Nobody answered at all: another try would wait as long."""
 
 
 class Transport(Protocol):
@@ -46,7 +50,7 @@ class Transport(Protocol):
     def request(self, method: str, target: str, content: bytes | None, timeout: float) -> Answer:
         """One request; `target` is path and query, `timeout` bounds each wait in seconds.
 
-        Raises OSError (NotConnected, other TimeoutErrors) and http.client.HTTPException."""
+        Raises OSError (NotConnected, TimeoutError) and http.client.HTTPException."""
 
     def close(self) -> None:
         """Release the connections."""
@@ -123,6 +127,8 @@ class Wire:
         except BaseException as error:
             connection.close()
             if isinstance(error, TimeoutError):
+                raise NotConnectedInTime(str(error)) from error
+            if isinstance(error, OSError):
                 raise NotConnected(str(error)) from error
             raise
         connection.sock.settimeout(timeout)

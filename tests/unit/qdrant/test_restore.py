@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,15 +12,18 @@ import pytest
 
 from tests.faults import ManualClock
 from vbackup.config import QdrantConfig
-from vbackup.errors import Failed, Refused
+from vbackup.errors import Failed, Refused, Unreachable
 from vbackup.model.blocks import Point
 from vbackup.model.manifest import Artifact, CollectionPart, ShardPart
 from vbackup.qdrant import write
 from vbackup.qdrant.cluster import Cluster
-from vbackup.qdrant.collections import creation, differences
+from vbackup.qdrant.collections import create_collection, creation, differences
+from vbackup.qdrant.pooled import Pooled
 from vbackup.qdrant.recover import placed
+from vbackup.qdrant.rest import tls_context
 from vbackup.qdrant.settle import settle_collection
 from vbackup.qdrant.target import QdrantTarget
+from vbackup.qdrant.wire import NotConnected, Wire
 from vbackup.qdrant.write import delete_points, upsert_points
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -274,3 +279,61 @@ def test_deletes_name_all_shard_keys(server: Any, cluster: Cluster) -> None:
     sent = [request.json for request in server.asked("POST", "/collections/docs/points/delete")]
     assert [len(each["points"]) for each in sent] == [1000, 500]
     assert sent[0]["shard_key"] == ["a", "b"]
+
+
+CREATED: tuple[int, bytes, dict[str, str]] = (200, b'{"result":true}', {})
+TAKEN = b'{"status":{"error":"Wrong input: Collection `docs` already exists!"}}'
+
+
+@pytest.mark.parametrize("answer", ["late", 0, 503])
+def test_a_creation_that_may_have_been_taken_is_not_made_on_another_node(
+    servers: Any, answer: int | str
+) -> None:
+    """Its collection would look like somebody else's there, and would be left behind."""
+    one, two, release = servers(), servers(), threading.Event()
+
+    def late(_: Any) -> Any:
+        release.wait(30)
+        return CREATED
+
+    one.on("PUT", "/collections/docs", late if answer == "late" else (answer, b"", {}))
+    two.on("PUT", "/collections/docs", (409, TAKEN, {}))
+    options = QdrantConfig(nodes=(one.url, two.url), timeout=0.2)
+    with closing(QdrantTarget(options, ManualClock())) as target:
+        with pytest.raises(Unreachable):
+            target.create(_part([None]), "docs")
+        release.set()
+    assert len(one.requests) == 1
+    assert not two.requests
+
+
+def test_a_creation_goes_to_the_next_node_when_one_is_down(servers: Any) -> None:
+    one, two = servers(), servers()
+    one.close()
+    two.on("PUT", "/collections/docs", CREATED)
+    cluster = Cluster(QdrantConfig(nodes=(one.url, two.url)), ManualClock())
+    with closing(cluster):
+        create_collection(cluster, _part([None]), "docs")
+    assert len(two.requests) == 1
+
+
+def test_what_may_be_repeated_goes_to_the_next_node_in_any_case(servers: Any) -> None:
+    one, two = servers(), servers()
+    one.on("DELETE", "/collections/docs", (0, b"", {}))
+    two.on("DELETE", "/collections/docs", CREATED)
+    options = QdrantConfig(nodes=(one.url, two.url))
+    with closing(QdrantTarget(options, ManualClock())) as target:
+        target.drop("docs")
+    assert len(two.requests) == 1
+
+
+def test_both_transports_say_that_nobody_took_the_connection(server: Any) -> None:
+    server.close()
+    tls = tls_context(QdrantConfig())
+    for transport in (
+        Wire(server.url, {}, tls, ManualClock()),
+        Pooled(server.url, {}, tls, local=True),
+    ):
+        with closing(transport), pytest.raises(NotConnected) as caught:
+            transport.request("GET", "/", None, 5.0)
+        assert not isinstance(caught.value, TimeoutError)
