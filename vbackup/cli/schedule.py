@@ -56,7 +56,10 @@ def command(session: Session, job: JobName | None) -> int:
 
 def _once(session: Session, history: History, job: JobName) -> int:
     ended: list[Run] = []
-    history.close_open(session.clock.now())
+    try:
+        history.close_open(session.clock.now())
+    except VbackupError as error:
+        session.reporter.warn("what the last run left is not known", reason=error.message)
     runner = _runner(session, history, session.config, ended.append)
 
     def stop(*_: object) -> None:

@@ -13,14 +13,18 @@ def check_key(key: str) -> str:
 
     Keys can come out of a manifest that somebody else wrote, so they are never trusted.
     """
-    parts = key.split("/")
-    bad = "\0" in key or any(part in {"", ".", ".."} for part in parts)
-    if bad or len(key.encode("utf-8", "surrogatepass")) > MAX_KEY_BYTES:
+    if not is_key(key):
         raise Refused(
             f"not an object key: {key[:120]!r}",
             hint="a manifest or an index names an object outside the repository; do not trust it",
         )
     return key
+
+
+def is_key(key: str) -> bool:
+    """Whether an object of ours can have this key."""
+    bad = "\0" in key or any(part in {"", ".", ".."} for part in key.split("/"))
+    return not bad and len(key.encode("utf-8", "surrogatepass")) <= MAX_KEY_BYTES
 
 
 def check_range(start: int, length: int | None) -> None:

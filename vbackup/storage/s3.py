@@ -19,7 +19,7 @@ from botocore.exceptions import ClientError
 
 from vbackup.errors import AlreadyExists, Failed, NotFound
 from vbackup.ports import Buffer, Clock, ObjectStat
-from vbackup.storage.keys import check_key, check_range
+from vbackup.storage.keys import check_key, check_range, is_key
 from vbackup.storage.s3_client import content_md5
 from vbackup.storage.s3_conditions import PROBE_PREFIX, Conditions, probe
 from vbackup.storage.s3_delete import BulkDelete
@@ -142,7 +142,7 @@ class S3Store:
                         hint="directory buckets (S3 Express) cannot hold a repository",
                     )
                 last = key or last
-                if key and not key.endswith("/"):  # consoles make such objects for folders
+                if is_key(key):  # consoles make objects for folders; nobody can ask for others
                     yield ObjectStat(key, each["Size"], each["LastModified"].astimezone(UTC))
 
     def delete(self, keys: Iterable[str]) -> None:

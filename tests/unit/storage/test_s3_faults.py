@@ -326,6 +326,14 @@ def test_folder_markers_are_not_objects(server: ScriptedServer, store: S3Store) 
     assert [found.key for found in store.scan()] == ["a/b"]
 
 
+def test_keys_that_nobody_can_ask_for_are_not_listed(
+    server: ScriptedServer, store: S3Store
+) -> None:
+    """Whoever can write one object could stop every command with it."""
+    server.script += [page(["p/leases/../x", "p/leases//x", "p/leases/a"])]
+    assert [found.key for found in store.scan()] == ["leases/a"]
+
+
 def _deleted(*errors: tuple[str, str]) -> Answer:
     inner = "".join(
         f"<Error><Key>{key}</Key><Code>{code}</Code><Message>m</Message></Error>"
