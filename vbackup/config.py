@@ -39,7 +39,7 @@ class QdrantConfig(Section):
     @property
     def patterns(self) -> tuple[str, ...]:
         """`collections` without the copies that restores and switches leave beside live ones;
-        one that is named exactly stays."""
+        one that is named exactly stays, and so does one that an alias stands for."""
         if any(is_copy(name) for name in self.collections):
             return self.collections
         return (*self.collections, *(f"!{pattern}" for pattern in COPIES))

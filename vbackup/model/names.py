@@ -16,7 +16,8 @@ COPIES = (
     f"*_restored_{'[0-9a-f]' * 6}_[0-9]",
     f"*_before_{'[0-9]' * 14}",
 )
-"""Globs of restored collections and of those that a switch keeps."""
+"""Globs of restored collections and of those that a switch keeps. One that an alias stands for is
+no copy any more: it is live."""
 
 
 def restored_suffix(backup_id: str, number: int = 1) -> str:

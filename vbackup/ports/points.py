@@ -96,7 +96,8 @@ class PointSource(PointReader, Protocol):
     """The Qdrant deployment that is backed up."""
 
     def facts(self, patterns: Sequence[str]) -> PointStoreFacts:
-        """Versions, nodes and the collections that match (globs; `!name` leaves one out)."""
+        """Versions, nodes and the collections that match (globs; `!name` leaves one out, the globs
+        in `model.names.COPIES` only those that no alias stands for)."""
         ...
 
     def spool(self, shard: ShardRef, directory: Path) -> ShardSpool:

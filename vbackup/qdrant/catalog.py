@@ -8,6 +8,7 @@ from contextlib import nullcontext, suppress
 from fnmatch import fnmatchcase
 
 from vbackup.errors import NotFound, Refused
+from vbackup.model.names import COPIES
 from vbackup.ports import CollectionFacts, PointStoreFacts, ShardRef
 from vbackup.qdrant.cluster import Cluster, Replica, lowest
 
@@ -39,12 +40,14 @@ def selected(
     *,
     ignore_missing: bool,
 ) -> list[str]:
-    """The names that a pattern admits and no `!pattern` leaves out.
+    """The names that a pattern admits and no `!pattern` leaves out. The globs of copies leave out
+    only those that no alias stands for: a restored collection is made live by one.
 
     A pattern without glob characters names one collection: it must exist. Raises NotFound.
     """
     wanted = [p for p in patterns if not p.startswith("!")] or ["*"]
     unwanted = [p[1:] for p in patterns if p.startswith("!")]
+    live = set(aliases.values())
     if not ignore_missing:
         for pattern in wanted:
             if pattern not in names and not any(c in pattern for c in "*?["):
@@ -58,7 +61,11 @@ def selected(
         name
         for name in names
         if any(matched(name, pattern) for pattern in wanted)
-        and not any(matched(name, pattern) for pattern in unwanted)
+        and not any(
+            matched(name, pattern)
+            for pattern in unwanted
+            if not (pattern in COPIES and name in live)
+        )
     ]
 
 

@@ -172,6 +172,20 @@ def test_facts_select_collections_by_pattern(store: Any) -> None:
         list(store.source.points(Link("l", "*", ()), prefix))
 
 
+def test_a_copy_that_an_alias_made_live_is_backed_up(store: Any) -> None:
+    live, restored = store.make(BODY), store.make(BODY, "_restored_abc123")
+    alias = f"{live}-alias"
+    patterns = QdrantConfig().patterns
+
+    def covered() -> dict[str, tuple[str, ...]]:
+        found = store.source.facts(patterns).collections
+        return {one.name: one.aliases for one in found if one.name in (live, restored)}
+
+    assert covered() == {live: ()}
+    store.target.alias([(alias, restored)])
+    assert covered() == {live: (), restored: (alias,)}
+
+
 def test_facts_tell_versions_nodes_and_exact_counts(store: Any) -> None:
     name = store.make(BODY)
     store.put(name, _points(33))

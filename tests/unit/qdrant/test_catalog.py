@@ -36,6 +36,28 @@ def test_patterns(patterns: list[str], found: list[str]) -> None:
     assert selected(NAMES, patterns, {}, ignore_missing=False) == found
 
 
+COPIED = ["docs", "docs_before_20260304110000", "docs_restored_abc123", "docs_restored_def456_2"]
+
+
+@pytest.mark.parametrize(
+    ("collections", "aliases", "found"),
+    [
+        (["*"], {}, COPIED[:1]),
+        (["*"], {"live": "docs_restored_abc123"}, [COPIED[0], COPIED[2]]),
+        (["*"], {"a": "docs_restored_def456_2", "b": COPIED[1]}, [*COPIED[:2], COPIED[3]]),
+        # What the configuration itself leaves out stays out.
+        (["*", "!docs_restored_*"], {"live": "docs_restored_abc123"}, COPIED[:1]),
+        (["docs"], {"live": "docs_restored_abc123"}, COPIED[:1]),
+        (["docs*"], {"live": "other", "docs_restored_abc123": "docs"}, COPIED[:1]),
+    ],
+)
+def test_copies_are_left_out_until_an_alias_makes_them_live(
+    collections: list[str], aliases: dict[str, str], found: list[str]
+) -> None:
+    patterns = QdrantConfig(collections=tuple(collections)).patterns
+    assert selected(COPIED, patterns, aliases, ignore_missing=False) == found
+
+
 def test_a_plain_name_must_be_there() -> None:
     with pytest.raises(NotFound, match="'none'") as caught:
         selected(NAMES, ["a", "none"], {}, ignore_missing=False)
