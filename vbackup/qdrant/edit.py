@@ -55,8 +55,8 @@ class LiveEditor:
     def delete_unchanged(self, collection: str, points: Sequence[Point]) -> None:
         """Delete each of these points unless its payload is another one by now."""
         path = collection_path(collection, "points", "delete")
-        for batch in _batches(points):
-            body = {"filter": {"should": [unchanged(point) for point in batch]}}
+        for where, batch in _batches(points):
+            body = {"filter": {"should": [unchanged(point) for point in batch]}, **where}
             self._cluster.ask("POST", path, body, params=_PARAMS)
 
     def write_unchanged(
@@ -67,18 +67,16 @@ class LiveEditor:
         that the points name and the collection lacks are made."""
         ensure_keys(self._cluster, collection, (point.shard_key for point in points))
         path = collection_path(collection, "points")
-        for key, group in groupby(sorted(points, key=_shard), key=_shard):
-            for batch in _batches(list(group)):
-                before = [unchanged(seen[point.id]) for point in batch if point.id in seen]
-                body: dict[str, Any] = {
-                    "points": [
-                        {"id": p.id, "vector": p.vector or {}, "payload": p.payload} for p in batch
-                    ],
-                    "update_filter": {"should": before} if before else _NO_POINT,
-                }
-                if key[1] is not None:
-                    body["shard_key"] = batch[0].shard_key
-                self._cluster.ask("PUT", path, body, params=_PARAMS)
+        for where, batch in _batches(points):
+            before = [unchanged(seen[point.id]) for point in batch if point.id in seen]
+            body = {
+                "points": [
+                    {"id": p.id, "vector": p.vector or {}, "payload": p.payload} for p in batch
+                ],
+                "update_filter": {"should": before} if before else _NO_POINT,
+                **where,
+            }
+            self._cluster.ask("PUT", path, body, params=_PARAMS)
 
 
 def unchanged(point: Point) -> JsonFilter:
@@ -118,9 +116,15 @@ def _same_leaf(value: object, key: str) -> Iterator[JsonFilter]:
         yield {"key": key, "match": {"value": value}}
 
 
-def _batches(points: Sequence[Point]) -> Iterator[Sequence[Point]]:
-    for start in range(0, len(points), BATCH):
-        yield points[start : start + BATCH]
+def _batches(points: Sequence[Point]) -> Iterator[tuple[dict[str, Any], Sequence[Point]]]:
+    """Points of one shard key together, and the member of a request that names it: a collection
+    with shard keys takes no request without."""
+    for _, group in groupby(sorted(points, key=_shard), key=_shard):
+        same = list(group)
+        key = same[0].shard_key
+        where = {} if key is None else {"shard_key": key}
+        for start in range(0, len(same), BATCH):
+            yield where, same[start : start + BATCH]
 
 
 def _shard(point: Point) -> tuple[str, str | None]:

@@ -220,6 +220,22 @@ def test_a_repair_brings_a_shard_key_back_with_its_points(stores: Any) -> None:
     assert {point.shard_key for point in store.source.fetch_ids(name, [0, 1, 2])} == {"gone"}
 
 
+def test_a_repair_deletes_points_under_their_shard_key(stores: Any) -> None:
+    store = stores("1.17.0", 1, cluster=True)
+    name = store.make({"vectors": {"size": 4, "distance": "Dot"}, "sharding_method": "custom"})
+    for key in KEYS:
+        store.call("PUT", store.path(name, "/shards"), {"shard_key": key})
+        at = 10 * KEYS.index(key)
+        store.put(name, [p | {"id": at + p["id"]} for p in _points(3)], shard_key=key)
+    doomed = store.source.fetch_ids(name, [0, 10, 20, 21])
+    change = {"payload": {"n": 99}, "points": [21], "shard_key": KEYS[2]}
+    store.call("POST", store.path(name, "/points/payload"), change, wait="true")
+
+    LiveEditor(store.target._cluster).delete_unchanged(name, doomed)
+
+    assert sorted(store.everything(name)) == [1, 2, 11, 12, 21, 22]
+
+
 def test_shard_keys_need_cluster_mode(stores: Any, tmp_path: Path) -> None:
     origin, plain = stores("1.17.0", 3), stores("1.17.0")
     name = origin.make(
