@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from vbackup.engine.capture import WANTED_LIMIT, Capturer, RowVersion, Slot
 from vbackup.engine.rowfence import RowFence
 from vbackup.model.link import Link
-from vbackup.ports import CandidateWatermark, Clock, RecordSource, Reporter
+from vbackup.ports import CandidateWatermark, Clock, NoRoom, RecordSource, Reporter
 
 POLL_SECONDS = 0.01
 SPOILT = 3
@@ -71,11 +71,14 @@ class Race:
     _opening: float = 0.0
     _made_way: bool = False
     _late: bool = False
+    _full: bool = False
 
     def run(self) -> Candidate:
         """Open one candidate a tick until one is complete or the budget is spent; then the one
         with the fewest gaps wins. The others are closed. Where rows may be held and were not yet,
         one more candidate has that chance first.
+
+        Each candidate locks every table: there are never more than the server has room for.
 
         A schema change that waits for the winner's locks would let no dump begin, so once all
         candidates make way for it, and the race begins anew."""
@@ -85,7 +88,7 @@ class Race:
             while True:
                 started = self.clock.monotonic()
                 self.look()
-                open_ones.append(self._next(open_ones))
+                self._widen(open_ones)
                 winner = self._poll_until(open_ones, started + self.tick_length(started))
                 if winner is None and self.clock.monotonic() >= deadline:
                     if self._last_chance(open_ones):
@@ -141,6 +144,35 @@ class Race:
         """At least the configured tick, and twice what the last query took."""
         return max(self.tick, 2 * (self.clock.monotonic() - started))
 
+    def _widen(self, open_ones: list[Candidate]) -> None:
+        """One more candidate. When the server has no room for it, the best one is left, and waited
+        for alone: the others' locks are what everybody else lacks."""
+        if self._full and open_ones:
+            return
+        try:
+            open_ones.append(self._next(open_ones))
+        except NoRoom as error:
+            if not open_ones:
+                raise
+            self._full = True
+            self.reporter.warn("no room for more candidates", reason=error.message, hint=error.hint)
+            for candidate in sorted(open_ones, key=lambda one: one.gaps)[1:]:
+                open_ones.remove(candidate)
+                candidate.watermark.close()
+        else:
+            self._fit(open_ones)
+
+    def _fit(self, open_ones: Sequence[Candidate]) -> None:
+        """Have no more candidates than the server has room for, by the locks of the first. Each
+        stays open for as long as it would among many: its points need that time."""
+        if len(open_ones) > 1 or self.most < 2:
+            return
+        room = open_ones[0].watermark.room()
+        if room < self.most:
+            self.reporter.note("few candidates: every one locks all tables", most=room)
+            self.tick *= self.most / room
+            self.most = room
+
     def _next(self, open_ones: Sequence[Candidate]) -> Candidate:
         """One more candidate; with the row fence when hot rows have spoilt all others, or when it
         is the last."""
@@ -154,7 +186,7 @@ class Race:
     def _last_chance(self, open_ones: Sequence[Candidate]) -> bool:
         """Whether the budget is spent with overtaken rows that nobody has held; once a search. On
         a slow machine few candidates fit into it."""
-        if self._late or self.rows.held:
+        if self._late or self._full or self.rows.held:
             return False
         self._see(open_ones)
         self._late = self.rows.ready

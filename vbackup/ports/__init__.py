@@ -21,6 +21,7 @@ from vbackup.ports.progress import Clock, Reporter, Step
 from vbackup.ports.records import (
     CandidateWatermark,
     DumpStream,
+    NoRoom,
     RecordSource,
     RecordTarget,
     RowHold,
@@ -42,6 +43,7 @@ __all__ = [
     "KeyColumn",
     "LeaseName",
     "LockingStore",
+    "NoRoom",
     "ObjectStat",
     "ObjectStore",
     "PointReader",

@@ -8,11 +8,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
 
+from vbackup.errors import Failed
 from vbackup.model.blocks import RowBlock
 from vbackup.model.link import Link
 from vbackup.model.manifest import DatabaseFacts, DumpArtifact, PostgresPart
 from vbackup.model.tenancy import KeptTable, MergedTable, TenantTable
 from vbackup.ports.progress import Reporter
+
+
+class NoRoom(Failed):
+    """The server has no memory left for what was asked of it: a transaction's locks."""
 
 
 class RowReader(Protocol):
@@ -61,6 +66,11 @@ class CandidateWatermark(RowView, Protocol):
     @property
     def timeline(self) -> int:
         """The write-ahead log's timeline; 0 when it is not known."""
+        ...
+
+    def room(self) -> int:
+        """How many watermarks like this one, itself among them, may be open at once so that the
+        server keeps enough of its lock table for others; at least 1."""
         ...
 
     def waiters(self) -> Sequence[str]:
@@ -117,7 +127,9 @@ class RecordSource(Protocol):
         server keeps for it. A new `change_base` begins anew."""
         ...
 
-    def candidate(self, links: Sequence[Link]) -> CandidateWatermark: ...
+    def candidate(self, links: Sequence[Link]) -> CandidateWatermark:
+        """Open a candidate. Raises NoRoom, and so may `changed` of it."""
+        ...
 
     def view(self) -> RowView:
         """A consistent view for a reconcile."""

@@ -19,6 +19,7 @@ from vbackup.errors import (
     Usage,
     VbackupError,
 )
+from vbackup.ports import NoRoom
 
 _DATABASE_MISSING = re.compile(r'database "(.*)" does not exist')
 _ROLE_MISSING = re.compile(r'role "(.*)" does not exist')
@@ -110,7 +111,7 @@ def _denied(message: str) -> VbackupError:
 
 
 def _no_locks(message: str) -> VbackupError:
-    return Failed(message, hint="raise max_locks_per_transaction on the server")
+    return NoRoom(message, hint="raise max_locks_per_transaction on the server")
 
 
 def _locked(message: str) -> VbackupError:

@@ -40,6 +40,16 @@ SELECT pg_catalog.format('%%s (pid %%s): %%s', usename, pid, pg_catalog.left(que
 FROM pg_catalog.pg_stat_activity
 WHERE %s = ANY (pg_catalog.pg_blocking_pids(pid))
 """
+# What one transaction has locked, and how many locks the server can keep (the manual,
+# max_locks_per_transaction). The table is every session's: when it is full, nobody's query runs.
+_LOCKS = """
+SELECT (SELECT count(*) FROM pg_catalog.pg_locks WHERE locktype = 'relation' AND pid = %s),
+       pg_catalog.current_setting('max_locks_per_transaction')::bigint
+       * (pg_catalog.current_setting('max_connections')::bigint
+          + pg_catalog.current_setting('max_prepared_transactions')::bigint)
+"""
+_LOCK_SHARE = 4
+"""All candidates together take at most this part of the lock table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +238,12 @@ class Candidate(SnapshotView):
     def timeline(self) -> int:
         """The write-ahead log's timeline, which every promotion of a standby changes."""
         return self._timeline
+
+    def room(self) -> int:
+        """How many candidates may be open at once, for the locks that this one holds."""
+        with translated("counting locks"), self._session() as connection:
+            held, capacity = (int(str(n)) for n in one(connection, _LOCKS, (self._holder,)))
+        return max(1, capacity // _LOCK_SHARE // max(1, held))
 
     def waiters(self) -> list[str]:
         """Who waits for the locks of this watermark: schema changes, and those behind them. A

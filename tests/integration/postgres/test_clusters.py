@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Any
 
 import psycopg
@@ -15,6 +16,7 @@ from vbackup.clock import SystemClock
 from vbackup.config import PostgresConfig
 from vbackup.errors import Failed, Refused, Unreachable
 from vbackup.model.link import Link, RowSource
+from vbackup.ports import NoRoom
 from vbackup.postgres.source import PostgresSource
 
 pytestmark = pytest.mark.integration
@@ -145,3 +147,33 @@ def test_text_of_no_encoding_is_refused_where_it_is_no_utf8(primary: Any) -> Non
         connection.execute(r"INSERT INTO t VALUES (E'\xff', 1)")
         with pytest.raises(Failed, match="invalid byte sequence"):
             reader.changed([T], base)
+
+
+def restarted(primary: Any, locks: int) -> None:
+    with psycopg.connect(primary.dsn, autocommit=True) as connection:
+        connection.execute(f"ALTER SYSTEM SET max_locks_per_transaction = {locks}")
+    primary.stop()
+    primary.start()
+
+
+def test_candidates_know_how_many_the_lock_table_has_room_for(primary: Any) -> None:
+    """Full, it would keep out everybody: the application's queries need locks, too."""
+    primary.start()
+    tables = "SELECT format('CREATE TABLE t%s ()', g) FROM generate_series(1, 400) g"
+    with psycopg.connect(primary.dsn, autocommit=True) as connection:
+        for (create,) in connection.execute(tables).fetchall():
+            connection.execute(create)
+    config = PostgresConfig.model_validate({"dsn": primary.dsn})
+    with closing(PostgresSource(config, clock=SystemClock())) as reader, ExitStack() as stack:
+
+        def opened() -> Any:
+            return stack.enter_context(closing(reader.candidate([])))
+
+        # 64 locks for each of 30 sessions; a quarter of that for all candidates.
+        assert opened().room() == 1
+        restarted(primary, 256)
+        assert opened().room() in {3, 4}
+        restarted(primary, 10)
+        with pytest.raises(NoRoom, match="shared memory") as caught:
+            deque((opened() for _ in range(20)), maxlen=0)
+        assert "max_locks_per_transaction" in caught.value.hint

@@ -16,6 +16,7 @@ from vbackup.errors import (
     Usage,
     VbackupError,
 )
+from vbackup.ports import NoRoom
 from vbackup.postgres.connection import described
 from vbackup.postgres.failures import connect_failure, translated
 
@@ -51,7 +52,7 @@ def test_connections_that_fail(said: str, kind: type[VbackupError], retryable: b
         (pg.UndefinedTable('relation "t" does not exist'), NotFound, False),
         (pg.DuplicateDatabase("exists"), AlreadyExists, False),
         (pg.TooManyConnections("too many"), Unreachable, True),
-        (pg.OutOfMemory("out of shared memory"), Failed, False),
+        (pg.OutOfMemory("out of shared memory"), NoRoom, False),
         (pg.LockNotAvailable("lock timeout"), Failed, True),
         (pg.DeadlockDetected("deadlock"), Failed, True),
         (pg.AdminShutdown("terminating"), Unreachable, True),

@@ -248,6 +248,9 @@ class WorldSnapshot:
     def waiters(self) -> Sequence[str]:
         return []
 
+    def room(self) -> int:
+        return 100
+
     def rows(self, link: Link) -> Iterator[RowBlock]:
         self._world.step()
         yield row_block(link, self._world.table_at(self.xid), query=self._world.query)

@@ -20,6 +20,7 @@ from vbackup.model.manifest import Artifact, DatabaseFacts, Manifest
 from vbackup.ports import (
     CollectionFacts,
     DumpStream,
+    NoRoom,
     PointStoreFacts,
     ShardRef,
     ShardSpool,
@@ -231,3 +232,14 @@ def test_without_pg_dump_no_shard_is_stored(kit: Any) -> None:
         Backup(pair, repository, [], [], options, kit.reporter(), clock).run()
     assert repository.writer.added == []
     assert [one.closed for one in source.records.opened] == [True]
+
+
+def test_without_room_for_one_candidate_there_is_no_backup(kit: Any) -> None:
+    source: Any = database(kit)
+
+    def full(links: Any) -> Any:
+        raise NoRoom("out of shared memory")
+
+    source.candidate = full
+    with pytest.raises(NoRoom, match="out of shared memory"):
+        backup(kit, source, kit.reporter())

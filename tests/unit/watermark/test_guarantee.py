@@ -20,7 +20,7 @@ from vbackup.errors import Denied
 from vbackup.model.link import Link, PayloadPath, RowSource
 from vbackup.model.manifest import Strategy
 from vbackup.model.patch import Delete, Reembed, Upsert, decode
-from vbackup.ports import ShardRef
+from vbackup.ports import NoRoom, ShardRef
 
 ROWS = (RowSource(table="t", key=("id",), version="v", live="live", count="n"),)
 BY_ID = Link("docs", "docs", ROWS, version=PayloadPath(("v",)))
@@ -246,6 +246,66 @@ def test_candidates_make_way_for_a_schema_change_once(
     still_open = [snapshot for snapshot in outcome.records.opened if not snapshot.closed]
     assert still_open == [outcome.chosen.watermark]
     assert outcome.records.opened.index(outcome.chosen.watermark) >= cleared[0]
+
+
+class _Crowded:
+    """Counts the candidates that are open at once; the server has no room for a further one when
+    `full` are."""
+
+    def __init__(self, records: Any, room: int, full: int) -> None:
+        self.records = records
+        self.candidate = records.candidate
+        self.room = room
+        self.full = full
+        self.most = 0
+        self.refused = 0
+        records.candidate = self.open
+
+    def open(self, links: Any) -> Any:
+        if len(self.now()) >= self.full:
+            self.refused += 1
+            raise NoRoom("out of shared memory")
+        found = self.candidate(links)
+        found.room = lambda: self.room
+        self.most = max(self.most, len(self.now()))
+        return found
+
+    def now(self) -> list[Any]:
+        return [one for one in self.records.opened if not one.closed]
+
+
+def crowded(kit: Any, made: list[_Crowded], room: int, full: int = 99) -> Any:
+    def records(world: Any) -> Any:
+        made.append(_Crowded(kit.records(world), room, full))
+        return made[-1].records
+
+    return replace(kit, records=records)
+
+
+@pytest.mark.parametrize("room", [1, 2])
+def test_there_are_never_more_candidates_than_the_server_has_room_for(
+    kit: Any, tmp_path: Path, room: int
+) -> None:
+    made: list[_Crowded] = []
+    for seed in range(4):
+        small = crowded(kit, made, room)
+        outcome = Outcome(small, kit.world(BY_ID, seed, shards=3), tmp_path / str(seed))
+        assert outcome.wrong() == [], f"seed {seed}"
+        assert made[-1].most <= room
+        assert made[-1].now() == [outcome.chosen.watermark]
+    assert max(len(one.records.opened) for one in made) > room
+
+
+def test_without_room_for_a_further_candidate_the_best_is_left(kit: Any, tmp_path: Path) -> None:
+    made: list[_Crowded] = []
+    reporter = kit.reporter()
+    small = replace(crowded(kit, made, room=8, full=3), reporter=lambda: reporter)
+    outcome = Outcome(small, kit.world(BY_ID, 1, shards=3, hot_keys=6, skips=True), tmp_path)
+    assert outcome.wrong() == []
+    (server,) = made
+    assert (server.most, server.refused) == (3, 1)
+    assert server.now() == [outcome.chosen.watermark]
+    assert reporter.warnings == ["no room for more candidates"]
 
 
 def test_shard_snapshots_alone_would_be_wrong(kit: Any, tmp_path: Path) -> None:
