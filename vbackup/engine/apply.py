@@ -73,11 +73,11 @@ class Applied:
 
 
 def expected_keys(lines: Iterable[PatchLine]) -> Mapping[str, Collection[str]]:
-    """By link, the keys of the re-embed list in a patch."""
+    """By link, the rows of the re-embed list in a patch, as they are `Reembed.named`."""
     keys = KeySets()
     reembeds = (line for line in lines if isinstance(line, Reembed))
     for link, group in groupby(reembeds, key=lambda line: line.link):
-        keys.add(link, (line.key for line in group))
+        keys.add(link, (line.named for line in group))
     return keys.by_link()
 
 

@@ -240,7 +240,7 @@ class Extraction:
             points = RenamedPoints(restore.points.reader(), plan.names)
         expected: dict[str, set[str]] = {}
         for line in result.reembed:
-            expected.setdefault(line.link, set()).add(line.key)
+            expected.setdefault(line.link, set()).add(line.named)
         return reconcile_restored(
             links=links,
             ignore=plan.manifest.ignore,

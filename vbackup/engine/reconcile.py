@@ -22,6 +22,7 @@ from vbackup.engine.reread import OpenRows, Reread
 from vbackup.errors import NotFound
 from vbackup.model.finding import Finding, LinkReport
 from vbackup.model.link import Link
+from vbackup.model.patch import named
 from vbackup.ports import Clock, PointReader, RecordSource, Reporter, RowReader, Step
 
 EXPECTABLE = ("missing", "wrong_count")
@@ -66,8 +67,8 @@ class ReconcileResult:
 @dataclass(frozen=True, slots=True)
 class Reconcile:
     """One reconcile of the collections in `names` (each with its aliases). `expected` holds, by
-    link, keys already known to need re-embedding; `noticed` says what reading a link's points
-    brought up."""
+    link, rows already known to need re-embedding (`Reembed.named`); `noticed` says what reading a
+    link's points brought up."""
 
     links: Sequence[Link]
     ignore: Collection[str]
@@ -182,7 +183,7 @@ class Reconcile:
         expected = self.expected.get(target.link.name, ())
         kinds = VECTORS_EXPECTABLE if target.link.vectors else EXPECTABLE
         for finding in findings:
-            if finding.kind in kinds and finding.key in expected:
+            if finding.kind in kinds and finding.key and _listed(finding, expected):
                 report.expected_reembed += 1
                 yield replace(finding, detail="on the re-embed list")
             else:
@@ -271,6 +272,12 @@ def _stopping(stop: threading.Event, action: Callable[[], None]) -> None:
     except BaseException:
         stop.set()
         raise
+
+
+def _listed(finding: Finding, expected: Collection[str]) -> bool:
+    """Whether this row is on the re-embed list, in its collection where rows name one."""
+    key = finding.key or ""
+    return key in expected or named(key, finding.collection) in expected
 
 
 def live_rows(records: RecordSource) -> OpenRows:

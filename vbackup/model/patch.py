@@ -64,6 +64,16 @@ class Reembed(msgspec.Struct, frozen=True, tag_field="op", tag="reembed", omit_d
     reason: ReembedReason
     collection: str | None = None
 
+    @property
+    def named(self) -> str:
+        """The row among all of its link."""
+        return self.key if self.collection is None else named(self.key, self.collection)
+
+
+def named(key: str, collection: str) -> str:
+    """A row of a link whose rows name their collection: one of that key may be in each."""
+    return f"{key}\0{collection}"
+
 
 PatchLine = Delete | Upsert | Reembed
 

@@ -19,7 +19,7 @@ from vbackup.engine.patched import PatchedPoints
 from vbackup.model.blocks import PointBlock, PointId
 from vbackup.model.columns import Numbers, Uuids
 from vbackup.model.link import Link, PayloadPath, RowSource
-from vbackup.model.patch import Delete, PatchLine, Reembed, Upsert
+from vbackup.model.patch import Delete, PatchLine, Reembed, Upsert, decode, encode, named
 
 ROWS = (RowSource(table="t", key=("id",), version="v"),)
 LINK = Link("docs", "docs", ROWS, ref=(PayloadPath(("key",)),), version=PayloadPath(("v",)))
@@ -159,6 +159,20 @@ def test_a_list_of_every_row_stays_out_of_memory() -> None:
     assert len(expected["docs"]) == count
     assert "149999" in expected["docs"]
     assert "150000" not in expected["docs"]
+
+
+def test_a_row_is_expected_in_its_collection_only() -> None:
+    lines = [
+        Reembed("docs", "k", "1", None, "drift", "docs_en"),
+        Reembed("docs", "k", "1", None, "drift", ""),
+        Reembed("others", "k", "1", None, "drift"),
+    ]
+    expected = expected_keys(lines)
+    assert set(expected["docs"]) == {named("k", "docs_en"), named("k", "")}
+    assert set(expected["others"]) == {"k"}
+    assert named("k", "docs_de") not in expected["docs"]
+    assert "k" not in expected["docs"]
+    assert list(decode(encode(line) for line in lines)) == lines
 
 
 def test_a_list_may_be_read_again_and_while_it_is_read() -> None:
