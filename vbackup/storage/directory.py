@@ -170,7 +170,7 @@ class DirectoryStore:
         try:
             folder.mkdir(mode=0o700)
         except FileExistsError:
-            if not folder.is_dir():
+            if _is_no_directory(folder):
                 raise
         sync_directory(folder.parent)
 
@@ -201,6 +201,14 @@ class DirectoryStore:
             age = self._clock.now().timestamp() - entry.stat(follow_symlinks=False).st_mtime
             if age > STALE_AFTER:
                 Path(entry.path).unlink()
+
+
+def _is_no_directory(path: Path) -> bool:
+    """Whether the name is taken by something else. A directory may be gone again by now."""
+    try:
+        return not modes.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        return path.is_symlink()
 
 
 def _order(entry: os.DirEntry[str]) -> bytes:

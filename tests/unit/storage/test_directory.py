@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -244,6 +245,23 @@ def test_translation(code: int, verb: str, expected: type[VbackupError], retryab
     assert type(error) is expected
     assert error.retryable is retryable
     assert f"cannot {verb} /repo/a" in error.message or "symbolic link" in error.message
+
+
+def test_a_directory_that_others_make_and_remove_meanwhile_is_made_again(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mkdir, taken = Path.mkdir, [True]
+
+    def raced(self: Path, *arguments: Any, **options: Any) -> None:
+        if self.name == "d" and taken:
+            taken.pop()
+            raise FileExistsError(errno.EEXIST, "File exists", str(self))
+        mkdir(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", raced)
+    store.put("d/x", b"1")
+    assert not taken
+    assert store.get("d/x") == b"1"
 
 
 def test_puts_and_deletes_race_for_their_directories(store: DirectoryStore, tmp_path: Path) -> None:
