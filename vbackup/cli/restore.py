@@ -164,7 +164,8 @@ def _restore(session: Session, asked: Asked) -> None:
             emit(session, plan_document(plan), lambda screen: render_plan(screen, plan))
             return
         if asked.in_place:
-            names = ", ".join([plan.manifest.postgres.facts.database, *plan.names])
+            database = [plan.manifest.postgres.facts.database] if plan.database else []
+            names = ", ".join([*database, *plan.names])
             session.confirm(f"this replaces the live pair ({names})", given=asked.yes)
         with LineFile(asked.reembed) if asked.reembed else nullcontext() as file:
             done = _run(session, asked, restore, plan)

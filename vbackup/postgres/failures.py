@@ -102,12 +102,24 @@ def _row_security(message: str) -> VbackupError:
     return Refused(f"{message} (row security would hide rows)", hint=hint)
 
 
+_READ = "grant pg_read_all_data (or SELECT and USAGE) to the backup role"
+# By words of the message, which servers that speak other languages do not use.
+_PRIVILEGES = (
+    ("terminated", "grant pg_signal_backend, or membership in the roles whose sessions must end"),
+    ("to terminate", "grant pg_signal_backend, or membership in the roles whose sessions must end"),
+    ("must be owner", "what is renamed or dropped needs its owner, or a superuser"),
+    ("create database", "give the role CREATEDB"),
+    ("rename database", "give the role CREATEDB"),
+)
+
+
 def _denied(message: str) -> VbackupError:
     # 42501 is raised for row security as well; the GUC's name is in the untranslated hint only,
     # the words are in the message.
     if "row-level security" in message or "row security" in message:
         return _row_security(message)
-    return Denied(message, hint="grant pg_read_all_data (or SELECT and USAGE) to the backup role")
+    hints = (hint for word, hint in _PRIVILEGES if word in message)
+    return Denied(message, hint=next(hints, _READ))
 
 
 def _no_locks(message: str) -> VbackupError:

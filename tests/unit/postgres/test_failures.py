@@ -45,6 +45,23 @@ def test_connections_that_fail(said: str, kind: type[VbackupError], retryable: b
 
 
 @pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        ("permission denied for table t", "pg_read_all_data"),
+        ("permission denied to terminate process", "pg_signal_backend"),
+        ("must be a member of the role whose process is being terminated", "pg_signal_backend"),
+        ("must be owner of database app", "owner"),
+        ("permission denied to create database", "CREATEDB"),
+        ("permission denied to rename database", "CREATEDB"),
+    ],
+)
+def test_what_is_denied_says_what_to_grant(said: str, hint: str) -> None:
+    with pytest.raises(Denied, match=r"denied|must be") as caught, translated("doing it"):
+        raise pg.InsufficientPrivilege(said)
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
     ("raised", "kind", "retryable"),
     [
         (pg.InsufficientPrivilege("permission denied for table t"), Denied, False),
