@@ -18,7 +18,7 @@ from vbackup.engine import describe
 from vbackup.engine.apply import runaways
 from vbackup.engine.authority import Authority
 from vbackup.engine.capture import Capturer, ImageStore
-from vbackup.engine.cuts import ShardCuts, broken
+from vbackup.engine.cuts import ShardCuts
 from vbackup.engine.links import Target
 from vbackup.engine.patchfile import PatchFile
 from vbackup.engine.stopping import StopSwitch
@@ -222,10 +222,7 @@ class Attempt:
             return None
         if not self._pair.points:
             return self._compare_vectors(chosen, patch, targets)
-        for spool in cuts.spools:
-            spool.done.wait()
-        if (lost := cuts.lost()) and lost.error:
-            raise broken(lost.error) from lost.error
+        cuts.await_whole()
         linked = {collection for target in targets for collection in target.collections}
         spools = [spool for spool in cuts.spools if spool.ref.collection in linked]
         with self._pair.points.offline(spools, self._directory / "offline") as offline:

@@ -96,9 +96,18 @@ class ShardCuts:
         for spool in running:
             spool.done.wait(max(0.0, deadline - self._clock.monotonic()))
 
-    def lost(self) -> ShardSpool | None:
-        """A stream that failed after its cut was relied on; then the watermark must move."""
-        return next((spool for spool in self.spools if spool.error), None)
+    def await_whole(self) -> None:
+        """Return once every stream has come to its end. Raises what one failed with (`broken`) as
+        soon as it did: its cut was relied on, so that the watermark must move."""
+        for spool in self.spools:
+            while not spool.done.wait(POLL_SECONDS):
+                self._find_broken()
+        self._find_broken()
+
+    def _find_broken(self) -> None:
+        for spool in self.spools:
+            if spool.error:
+                raise broken(spool.error) from spool.error
 
 
 def follow(spool: ShardSpool) -> Iterator[bytes]:

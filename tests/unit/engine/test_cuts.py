@@ -65,6 +65,15 @@ def test_a_follower_hears_why_there_is_no_file(tmp_path: Path) -> None:
     assert isinstance(broken(Unreachable("reset")), ShardLost)
 
 
+def test_one_broken_stream_is_not_waited_for_others(tmp_path: Path) -> None:
+    """The others may take hours, for an attempt that is thrown away."""
+    found, _ = cuts(tmp_path, Unreachable("reset"))
+    found.request()
+    found.spools.insert(0, ShardSpool(SHARD, tmp_path / "endless.tar", datetime.now(UTC)))
+    with pytest.raises(ShardLost, match="reset"):
+        found.await_whole()
+
+
 def running(tmp_path: Path) -> tuple[ShardSpool, list[str]]:
     """A stream that has cut and has no end, and when it was stopped."""
     path = tmp_path / "running.tar"
