@@ -61,15 +61,16 @@ class Evidence:
     def take(self, finding: Finding) -> None:
         self.seen += 1
         if self._reembed and finding.kind in REEMBED_KINDS:
-            self._reembed.write(
-                {
-                    "link": finding.link,
-                    "key": finding.key,
-                    "version": finding.row_version,
-                    "tenant": finding.tenant,
-                    "reason": finding.kind,
-                }
-            )
+            line: dict[str, object] = {
+                "link": finding.link,
+                "key": finding.key,
+                "version": finding.row_version,
+                "tenant": finding.tenant,
+                "reason": finding.kind,
+            }
+            if finding.collection:
+                line["collection"] = finding.collection
+            self._reembed.write(line)
         if self.truncated:
             return
         if len(self.examples) < EXAMPLES:

@@ -288,11 +288,13 @@ class Authority:
         self, target: Target, row: _Row, images: Sequence[Image], owned: set[Place]
     ) -> None:
         """Write these points; what else the shards hold of the row (`owned`, and what the
-        comparison named) goes: ids may have been used again for another part."""
+        comparison named) goes: ids may have been used again for another part. Of a row that says
+        it has none that counts as removed, not as replaced."""
+        reason: DeleteReason = "replaced" if images else "stale"
         named = {(f.collection, f.point) for f in row.findings if f.point is not None}
         kept = {(image.collection, image.point.id) for image in images}
         for collection, point in sorted((named | owned) - kept, key=str):
-            self.patch.add(Delete(collection, target.link.name, row.key, point, "replaced"))
+            self.patch.add(Delete(collection, target.link.name, row.key, point, reason))
         for image in images:
             self.patch.add(
                 Upsert(

@@ -88,12 +88,12 @@ class Race:
             while True:
                 started = self.clock.monotonic()
                 self.look()
-                self._widen(open_ones)
+                self._widen(open_ones, deadline)
                 winner = self._poll_until(open_ones, started + self.tick_length(started))
                 if winner is None and self.clock.monotonic() >= deadline:
                     if self._last_chance(open_ones):
                         deadline = self.clock.monotonic() + self.rows.max_pause
-                    else:
+                    elif open_ones:
                         winner = min(open_ones, key=lambda one: one.gaps)
                 if winner is not None and self._make_way(winner, open_ones):
                     deadline = self.clock.monotonic() + self.budget
@@ -144,16 +144,19 @@ class Race:
         """At least the configured tick, and twice what the last query took."""
         return max(self.tick, 2 * (self.clock.monotonic() - started))
 
-    def _widen(self, open_ones: list[Candidate]) -> None:
+    def _widen(self, open_ones: list[Candidate], deadline: float) -> None:
         """One more candidate. When the server has no room for it, the best one is left, and waited
-        for alone: the others' locks are what everybody else lacks."""
-        if self._full and open_ones:
+        for alone: the others' locks are what everybody else lacks. Where none is open, somebody
+        has taken the room of the last one: it is asked for again at the next tick."""
+        if open_ones and (self._full or len(open_ones) >= self.most):
             return
         try:
             open_ones.append(self._next(open_ones))
         except NoRoom as error:
             if not open_ones:
-                raise
+                if not self.opened or self.clock.monotonic() >= deadline:
+                    raise
+                return
             self._full = True
             self.reporter.warn("no room for more candidates", reason=error.message, hint=error.hint)
             for candidate in sorted(open_ones, key=lambda one: one.gaps)[1:]:
@@ -170,7 +173,7 @@ class Race:
         room = open_ones[0].watermark.room()
         if room < self.most:
             self.reporter.note("few candidates: every one locks all tables", most=room)
-            self.tick *= self.most / room
+            self.tick = max(self.tick, min(self.tick * self.most / room, self.budget / 2))
             self.most = room
 
     def _next(self, open_ones: Sequence[Candidate]) -> Candidate:
@@ -220,10 +223,17 @@ class Race:
             self.clock.sleep(POLL_SECONDS)
 
     def _retire(self, open_ones: list[Candidate]) -> None:
-        """Make room: an old candidate whose rows have moved on will hardly win any more."""
-        if len(open_ones) < self.most:
+        """Make room: an old candidate whose rows have moved on will hardly win any more. The only
+        one that there is room for goes when it cannot win."""
+        if len(open_ones) < self.most or (self.most == 1 and not self._hopeless(open_ones[0])):
             return
         worst = max(open_ones, key=lambda one: (one.gaps, -one.opened))
         open_ones.remove(worst)
         self._see([worst])
         worst.watermark.close()
+
+    def _hopeless(self, candidate: Candidate) -> bool:
+        """Whether a candidate cannot become complete. Of rows that say no version nobody knows."""
+        age = self.clock.monotonic() - candidate.opened
+        unsure = not all(link.exact for link in self.links)
+        return bool(candidate.lost) or (unsure and age >= self.budget / 2)

@@ -19,6 +19,7 @@ from vbackup.engine.extractionplan import (
     warnings_of,
 )
 from vbackup.engine.links import Target, resolve
+from vbackup.engine.owners import owners
 from vbackup.engine.reconcile import ReconcileResult, live_rows, reconcile_restored
 from vbackup.engine.renamed import RenamedPoints
 from vbackup.engine.restore import TRIES, Restore
@@ -173,14 +174,15 @@ class Extraction:
         """Copy the points of the kept rows, then drop the collections that hold everybody's."""
         for part in plan.whole.parts:
             points.create(part, plan.names[part.name])
-        listed = {(line.link, line.key) for line in result.reembed}
+        listed = {(line.link, line.named) for line in result.reembed}
+        aliases = _aliases(plan)
         kept: set[tuple[str, str]] = set()
         with self.restore.reporter.step("copy points", unit="points") as step:
             for target, block in self._rows(plan):
-                here = {(target.link.name, key) for key in block.keys}
+                here = {(target.link.name, owner.named) for owner in owners(block, aliases)}
                 kept |= listed & here
                 step.advance(_copy(plan, target, block, points))
-        result.reembed = [line for line in result.reembed if (line.link, line.key) in kept]
+        result.reembed = [line for line in result.reembed if (line.link, line.named) in kept]
         for name in plan.whole.names.values():
             points.drop(name)
         for original, name in plan.names.items():
@@ -273,7 +275,7 @@ class Extraction:
 def _copy(plan: ExtractionPlan, target: Target, block: RowBlock, points: PointTarget) -> int:
     """The points of these rows, into their new collections; how many."""
     reader = points.reader()
-    aliases = {alias: part.name for part in plan.whole.parts for alias in part.aliases}
+    aliases = _aliases(plan)
     copied = 0
     for collection in target.collections:
         keys = _keys_in(block, collection, aliases) if collection in plan.names else []
@@ -285,6 +287,10 @@ def _copy(plan: ExtractionPlan, target: Target, block: RowBlock, points: PointTa
             points.upsert(plan.names[collection], whole)
         copied += len(whole)
     return copied
+
+
+def _aliases(plan: ExtractionPlan) -> dict[str, str]:
+    return {alias: part.name for part in plan.whole.parts for alias in part.aliases}
 
 
 def _keys_in(block: RowBlock, collection: str, aliases: Mapping[str, str]) -> list[str]:

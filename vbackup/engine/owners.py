@@ -8,6 +8,7 @@ from typing import NamedTuple
 from vbackup.engine import versions
 from vbackup.model.blocks import RowBlock
 from vbackup.model.link import Link
+from vbackup.model.patch import named
 
 
 class Owner(NamedTuple):
@@ -16,6 +17,11 @@ class Owner(NamedTuple):
 
     key: str
     collection: str | None = None
+
+    @property
+    def named(self) -> str:
+        """As `model.patch.Reembed.named` spells it."""
+        return self.key if self.collection is None else named(self.key, self.collection)
 
     def may_own(self, collection: str) -> bool:
         """Whether a point in this collection can be the row's."""

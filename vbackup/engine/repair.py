@@ -18,9 +18,10 @@ from vbackup.engine.apply import RUNAWAY_SHARE
 from vbackup.engine.confirm import batches, identity
 from vbackup.engine.editor import PointEditor
 from vbackup.engine.links import Target
+from vbackup.engine.owners import Owner, rows_of
 from vbackup.engine.removal import Removal, Removed, RemovedPoints
 from vbackup.engine.reread import Reread
-from vbackup.engine.revival import FromBackup, Revival, row_states
+from vbackup.engine.revival import FromBackup, Revival
 from vbackup.errors import Refused, Usage
 from vbackup.model.finding import Finding, FindingKind, LinkReport
 from vbackup.model.patch import Reembed
@@ -165,21 +166,23 @@ class Repair:
             revival = Revival(self.reread, self.editor, removal, self.from_backup)
             revived = revival.revive(target, still)
             result.revived += len(revived)
-        left = {f.key: f for f in still if f.key is not None and f.key not in revived}
+        left = [f for f in still if f.key is not None and f.key not in revived]
         self._ask_for(target, left, result)
 
-    def _ask_for(self, target: Target, broken: Mapping[str, Finding], result: RepairResult) -> None:
-        """Put the rows, as they are now, on the re-embed list."""
-        rows = self.reread.rows(target, list(broken.values()))
-        states, there = row_states(rows), set(rows.keys)
-        for key, finding in broken.items():
-            if key not in there:
+    def _ask_for(self, target: Target, broken: Sequence[Finding], result: RepairResult) -> None:
+        """Put the rows, as they are now, on the re-embed list, each once."""
+        rows = self.reread.rows(target, broken)
+        places = {owner: at for at, owner in rows_of(target.link, rows, self.reread.aliases)}
+        named = rows.collections is not None
+        findings = {Owner(f.key or "", f.collection if named else None): f for f in broken}
+        for owner, finding in findings.items():
+            if (at := places.get(owner)) is None:
                 result.skipped += 1
                 continue
-            state = states.get(key)
-            version = state.version if state else finding.row_version
-            tenant = state.tenant if state else finding.tenant
-            self.reembed(Reembed(target.link.name, key, version, tenant, "drift"))
+            version = rows.versions[at] if rows.versions is not None else None
+            tenant = rows.tenants[at] if rows.tenants is not None else finding.tenant
+            line = Reembed(target.link.name, owner.key, version, tenant, "drift", owner.collection)
+            self.reembed(line)
             result.reembed += 1
 
     def _still(self, target: Target, batch: Sequence[Finding], tenant: str | None) -> list[Finding]:

@@ -86,13 +86,14 @@ class RowFence:
                 slot: row for slot, row in pending.items() if self.capturer.awaited(slot, row)
             }
             tries += 1
-            if not pending and (len(held) == len(self.overtaken) or tries >= FREE_TRIES):
+            if not pending and (held == self.overtaken or tries >= FREE_TRIES):
                 break
             self.clock.sleep(POLL_SECONDS)
         self.held = max(self.held, len(held))
 
     def _take(self, hold: RowHold, held: set[Slot]) -> dict[Slot, RowVersion]:
-        """The versions of newly held rows whose points are not captured; adds them to `held`."""
+        """The versions of newly held rows whose points are not captured; adds them to `held`.
+        Other rows of the same keys, in other collections, are held along and not waited for."""
         wanted: dict[Slot, RowVersion] = {}
         for target in self.capturer.targets:
             name = target.link.name
@@ -100,7 +101,9 @@ class RowFence:
             if not keys:
                 continue
             block = hold.take(target.link, keys)
-            held.update((name, owner) for owner in owners(block, self.capturer.aliases))
+            taken = {(name, owner) for owner in owners(block, self.capturer.aliases)}
+            held |= taken & self.overtaken
             for owner, row in self.capturer.want(target.link, block):
-                wanted[name, owner] = row
+                if (name, owner) in self.overtaken:
+                    wanted[name, owner] = row
         return wanted

@@ -118,12 +118,14 @@ class History:
             db.execute("UPDATE run SET child = ? WHERE id = ?", (child, run))
 
     def end(self, run: int, at: datetime, code: int, document: dict[str, Any]) -> None:
-        """Note how a run ended."""
+        """Note how a run ended. Raises Failed where its start is not noted any more."""
         with self._open() as db:
-            db.execute(
+            changed = db.execute(
                 "UPDATE run SET ended = ?, code = ?, document = ? WHERE id = ?",
                 (at.timestamp(), code, json.dumps(document), run),
             )
+            if not changed.rowcount:
+                raise Failed(f"{self._path} has lost run {run}: somebody has removed the file")
 
     def skip(self, job: JobName, at: datetime) -> None:
         """Note that a job was due and did not start: its last run still went on."""

@@ -233,7 +233,8 @@ def test_evidence_is_written_shown_and_listed(tmp_path: Path) -> None:
     lines = output.read_text(encoding="utf-8").splitlines()
     assert json.loads(lines[0])["kind"] == "orphan"
     assert json.loads(reembed.read_text(encoding="utf-8")) == {
-        "link": "documents", "key": "s", "version": "2", "tenant": "acme", "reason": "stale"
+        "link": "documents", "key": "s", "version": "2", "tenant": "acme", "reason": "stale",
+        "collection": "documents",
     }  # fmt: skip
 
 

@@ -175,6 +175,20 @@ def test_a_history_that_cannot_be_used_stops_no_job(
     ]
 
 
+def test_a_history_that_vanishes_during_a_run_does_not_pass_in_silence(
+    make_runner: Make, monkeypatch: pytest.MonkeyPatch, history: History
+) -> None:
+    begin = history.begin
+
+    def gone_after(job: Any, at: Any) -> int:
+        run = begin(job, at)
+        history._path.unlink()
+        return run
+
+    monkeypatch.setattr(history, "begin", gone_after)
+    assert "lost run" in make_runner().run("backup").unnoted
+
+
 def test_a_history_that_can_be_written_at_the_end_takes_the_whole_run(
     make_runner: Make, monkeypatch: pytest.MonkeyPatch, notes: Any, history: History
 ) -> None:

@@ -250,19 +250,22 @@ def test_candidates_make_way_for_a_schema_change_once(
 
 class _Crowded:
     """Counts the candidates that are open at once; the server has no room for a further one when
-    `full` are."""
+    `full` are, nor for the one that is asked for as number `taken`."""
 
-    def __init__(self, records: Any, room: int, full: int) -> None:
+    def __init__(self, records: Any, room: int, full: int, taken: int) -> None:
         self.records = records
         self.candidate = records.candidate
         self.room = room
         self.full = full
+        self.taken = taken
+        self.asked = 0
         self.most = 0
         self.refused = 0
         records.candidate = self.open
 
     def open(self, links: Any) -> Any:
-        if len(self.now()) >= self.full:
+        self.asked += 1
+        if len(self.now()) >= self.full or self.asked == self.taken:
             self.refused += 1
             raise NoRoom("out of shared memory")
         found = self.candidate(links)
@@ -274,9 +277,9 @@ class _Crowded:
         return [one for one in self.records.opened if not one.closed]
 
 
-def crowded(kit: Any, made: list[_Crowded], room: int, full: int = 99) -> Any:
+def crowded(kit: Any, made: list[_Crowded], room: int, full: int = 99, taken: int = 0) -> Any:
     def records(world: Any) -> Any:
-        made.append(_Crowded(kit.records(world), room, full))
+        made.append(_Crowded(kit.records(world), room, full, taken))
         return made[-1].records
 
     return replace(kit, records=records)
@@ -294,6 +297,28 @@ def test_there_are_never_more_candidates_than_the_server_has_room_for(
         assert made[-1].most <= room
         assert made[-1].now() == [outcome.chosen.watermark]
     assert max(len(one.records.opened) for one in made) > room
+
+
+def test_the_only_candidate_is_kept_while_it_can_win(kit: Any, tmp_path: Path) -> None:
+    """Points that follow later than a tick: one that is opened anew waits as long again."""
+    made: list[_Crowded] = []
+    for seed in range(4):
+        world = kit.world(BY_ID, seed, index_lag=20, keys=200)
+        outcome = Outcome(crowded(kit, made, 1), world, tmp_path / str(seed))
+        assert outcome.wrong() == [], f"seed {seed}"
+        waited = [one for one in made[-1].records.opened if one.closed]
+        assert len(waited) <= 1, f"seed {seed}"
+
+
+def test_room_that_others_have_taken_is_asked_for_again(kit: Any, tmp_path: Path) -> None:
+    """The only candidate had lost rows and was closed; then there was no room for the next."""
+    made: list[_Crowded] = []
+    world = kit.world(BY_ID, 1, shards=3, hot_keys=6, skips=True)
+    outcome = Outcome(crowded(kit, made, 1, taken=2), world, tmp_path)
+    assert outcome.wrong() == []
+    (server,) = made
+    assert server.refused == 1
+    assert server.now() == [outcome.chosen.watermark]
 
 
 def test_without_room_for_a_further_candidate_the_best_is_left(kit: Any, tmp_path: Path) -> None:

@@ -4,21 +4,26 @@ say how many points they have."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
+from tests.faults import ManualClock
 from vbackup.engine.authority import Authority
 from vbackup.engine.capture import Capturer, ImageStore
 from vbackup.engine.keysets import ChangedKeys
 from vbackup.engine.links import Target
+from vbackup.engine.owners import Owner
 from vbackup.engine.patchfile import PatchFile
+from vbackup.engine.rowfence import RowFence
 from vbackup.model.blocks import Point, PointBlock, PointId, RowBlock
 from vbackup.model.link import Link, PayloadPath, RowSource
 from vbackup.model.patch import Delete, PatchLine, Reembed, Upsert, decode
 from vbackup.ports import Step
+from vbackup.progress import SilentReporter
 
 
 @dataclass
@@ -262,6 +267,57 @@ def test_a_row_without_points_waits_for_none(
     pair.tick()
     assert pair.capturer.wanted == {}
 
-    lines = pair.patch({"docs": {1: ("k", 1)}})
-    assert [(type(line), line.id) for line in lines if isinstance(line, Delete)] == [(Delete, 1)]
-    assert len(lines) == 1
+    (line,) = pair.patch({"docs": {1: ("k", 1)}})
+    assert isinstance(line, Delete)
+    assert line.id == 1
+    # A wrong count column must not get past the guard of a restore.
+    assert line.shrinks
+
+
+class Hold:
+    """Takes the rows of these keys, in whatever collection they are; `free` says which keys."""
+
+    def __init__(self, rows: Rows, free: list[set[str]]) -> None:
+        self._rows = rows
+        self._free = free
+        self.tries = 0
+
+    def take(self, link: Link, keys: Sequence[str]) -> RowBlock:
+        self.tries += 1
+        free = self._free[min(self.tries, len(self._free)) - 1]
+        return self._rows.lookup(link, [key for key in keys if key in free])
+
+
+@pytest.mark.parametrize(
+    ("overtaken", "free", "tries"),
+    [
+        ([("k1", "docs_en"), ("k2", "docs_en")], [{"k1"}, {"k1", "k2"}], 2),
+        ([("k1", "docs_en")], [{"k1"}], 1),
+    ],
+    ids=["one is being written", "all at once"],
+)
+def test_rows_of_the_same_key_elsewhere_are_not_what_is_held(
+    tmp_path: Path, overtaken: list[tuple[str, str]], free: list[set[str]], tries: int
+) -> None:
+    pair = Pair(
+        tmp_path,
+        [Row("k1", 5, "docs_en"), Row("k1", 4, "docs_de"), Row("k2", 5, "docs_en")],
+        {"docs_de": {}, "docs_en": {10: ("k1", 5), 11: ("k2", 5)}},
+    )
+    hold = Hold(pair.rows, free)
+
+    class Records:
+        @contextmanager
+        def hold_rows(self, seconds: float) -> Iterator[Hold]:
+            yield hold
+
+    records: Any = Records()
+    clock: Any = ManualClock()
+    fence = RowFence(records, pair.capturer, 5.0, SilentReporter(), clock)
+    fence.see([("docs", Owner(key, collection)) for key, collection in overtaken])
+    with fence.holding(0.0):
+        pass
+    pair.images.close()
+
+    assert hold.tries == tries
+    assert fence.held == len(overtaken)
