@@ -20,14 +20,18 @@ def settings(path: Path | None, repository: str, passphrase_file: Path | None) -
     """The configured settings with another repository, or without a file the environment's.
 
     A configuration file that was named must be there. Raises Usage."""
-    where = locate(path)
-    if path is None and not where.exists():
-        return Settings(_environment(repository, passphrase_file), where, ())
+    if no_file(path):
+        return Settings(_environment(repository, passphrase_file), locate(path), ())
     found = load(path)
     changed = found.config.model_copy(
         update={"repository": _elsewhere(found.config.repository, repository, passphrase_file)}
     )
     return Settings(changed, found.path, found.origins)
+
+
+def no_file(path: Path | None) -> bool:
+    """Whether no configuration was named, and none is where it is looked for."""
+    return path is None and not locate(path).exists()
 
 
 def _environment(repository: str, passphrase_file: Path | None) -> Config:

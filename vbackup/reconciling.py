@@ -124,6 +124,7 @@ def repairer(
 ) -> Iterator[Repair]:
     """What repairs the live pair; `reembed` gets the rows that the indexer must do again: those
     whose points `from_backup` does not have in the row's version."""
+    from vbackup.engine.links import by_alias
     from vbackup.engine.reconcile import live_rows
     from vbackup.engine.repair import Repair
     from vbackup.engine.reread import Reread
@@ -141,7 +142,7 @@ def repairer(
         closing(Cluster(config.qdrant, clock)) as cluster,
     ):
         facts = points.facts(config.qdrant.patterns)
-        aliases = {alias: found.name for found in facts.collections for alias in found.aliases}
+        aliases = by_alias({found.name: found.aliases for found in facts.collections})
         reread = Reread(live_rows(records), points, work_dir, aliases)
         yield Repair(reread, LiveEditor(cluster), reporter, reembed, from_backup)
 

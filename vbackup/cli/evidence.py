@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from vbackup.cli.jsonl import LineFile
+from vbackup.cli.reembed import line_of_finding
 
 if TYPE_CHECKING:
     from vbackup.model.finding import Finding
@@ -61,16 +62,7 @@ class Evidence:
     def take(self, finding: Finding) -> None:
         self.seen += 1
         if self._reembed and finding.kind in REEMBED_KINDS:
-            line: dict[str, object] = {
-                "link": finding.link,
-                "key": finding.key,
-                "version": finding.row_version,
-                "tenant": finding.tenant,
-                "reason": finding.kind,
-            }
-            if finding.collection:
-                line["collection"] = finding.collection
-            self._reembed.write(line)
+            self._reembed.write(line_of_finding(finding))
         if self.truncated:
             return
         if len(self.examples) < EXAMPLES:

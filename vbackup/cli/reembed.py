@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from vbackup.cli.jsonl import LineFile
 
 if TYPE_CHECKING:
+    from vbackup.model.finding import Finding
     from vbackup.model.manifest import Manifest
     from vbackup.model.patch import Reembed
     from vbackup.ports import Repository
@@ -17,14 +18,37 @@ if TYPE_CHECKING:
 def reembed_line(line: Reembed) -> dict[str, object]:
     """`{"link", "key", "version", "tenant", "reason"}`, and `collection` where rows name it;
     reasons are in docs/guarantees.md."""
-    written: dict[str, object] = {
-        "link": line.link,
-        "key": line.key,
-        "version": line.version,
-        "tenant": line.tenant,
-        "reason": line.reason,
+    return _line(line.link, line.key, line.version, line.tenant, line.reason, line.collection)
+
+
+def line_of_finding(finding: Finding) -> dict[str, object]:
+    """The same of a finding; `collection` is where its point is."""
+    return _line(
+        finding.link,
+        finding.key,
+        finding.row_version,
+        finding.tenant,
+        finding.kind,
+        finding.collection or None,
+    )
+
+
+def _line(
+    link: str,
+    key: str | None,
+    version: str | None,
+    tenant: str | None,
+    reason: str,
+    collection: str | None,
+) -> dict[str, object]:
+    line: dict[str, object] = {
+        "link": link,
+        "key": key,
+        "version": version,
+        "tenant": tenant,
+        "reason": reason,
     }
-    return written if line.collection is None else written | {"collection": line.collection}
+    return line if collection is None else line | {"collection": collection}
 
 
 def reembed_lines(repository: Repository, manifest: Manifest) -> Iterator[Reembed]:

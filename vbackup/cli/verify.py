@@ -91,11 +91,11 @@ def command(
 
 
 def _drill(session: Session, repository: Repository) -> Drill:
-    from vbackup import drilling
+    from vbackup import bare, drilling
     from vbackup.config import DrillConfig
-    from vbackup.settings import load_drill, locate
+    from vbackup.settings import load_drill
 
-    if session.repository and session.config_path is None and not locate(None).exists():
+    if session.repository and bare.no_file(session.config_path):
         config = DrillConfig()
     else:
         config = load_drill(session.config_path).drill

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 from vbackup.cli.compared import finding_line
 from vbackup.cli.documents import link_document
 from vbackup.cli.evidence import EXAMPLES, Evidence
-from vbackup.cli.failure import document as failure
 from vbackup.cli.links import KINDS
-from vbackup.cli.output import print_json, quietly
+from vbackup.cli.output import error_object, print_json, quietly
 from vbackup.cli.screen import Screen
 from vbackup.errors import Findings, Interrupted, Usage
 from vbackup.quantity import duration
@@ -116,7 +115,7 @@ def _document(seen: Round) -> dict[str, object]:
         "seconds": round(seen.seconds, 3),
     }
     if seen.error:
-        document["error"] = failure(seen.error, "")["error"]
+        document["error"] = error_object(seen.error)
     return document
 
 

@@ -19,7 +19,7 @@ from vbackup.engine.apply import runaways
 from vbackup.engine.authority import Authority
 from vbackup.engine.capture import Capturer, ImageStore
 from vbackup.engine.cuts import ShardCuts
-from vbackup.engine.links import Target
+from vbackup.engine.links import Target, by_alias
 from vbackup.engine.patchfile import PatchFile
 from vbackup.engine.stopping import StopSwitch
 from vbackup.engine.storing import Storing
@@ -109,9 +109,6 @@ class Attempt:
         """The collections of the backup and their aliases."""
         return {c.name: c.aliases for c in self._facts.collections} if self._facts else {}
 
-    def _aliases(self) -> dict[str, str]:
-        return {alias: name for name, found in self.collection_names().items() for alias in found}
-
     def run(self, targets: Sequence[Target]) -> None:
         """Cut, find the watermark, store both sides, compare, store the patch."""
         self._directory.mkdir(parents=True)
@@ -172,7 +169,7 @@ class Attempt:
             base=self._pair.records.change_base([target.link for target in targets]),
             settle_lag=options.lead_in,
             max_index_lag=options.max_index_lag,
-            aliases=self._aliases(),
+            aliases=by_alias(self.collection_names()),
         )
         search = WatermarkSearch(
             self._pair.records, capturer, cuts, options, self._reporter, self._clock
@@ -234,7 +231,7 @@ class Attempt:
                 patch=patch,
                 workdir=self._directory,
                 changed=chosen.changed(self._directory / "changed"),
-                aliases=self._aliases(),
+                aliases=by_alias(self.collection_names()),
             )
             for target in targets:
                 with self._reporter.step(f"compare {target.link.name}", unit="items") as step:

@@ -135,7 +135,7 @@ class Race:
 
     def look(self) -> None:
         """Look for points; unversioned ones also need to see that their rows stayed the same."""
-        if all(link.exact for link in self.links):
+        if self._exact:
             self.capturer.poll()
         else:
             self.capturer.tick()
@@ -235,5 +235,9 @@ class Race:
     def _hopeless(self, candidate: Candidate) -> bool:
         """Whether a candidate cannot become complete. Of rows that say no version nobody knows."""
         age = self.clock.monotonic() - candidate.opened
-        unsure = not all(link.exact for link in self.links)
-        return bool(candidate.lost) or (unsure and age >= self.budget / 2)
+        return bool(candidate.lost) or (not self._exact and age >= self.budget / 2)
+
+    @property
+    def _exact(self) -> bool:
+        """Whether a captured point always says which row version it is of."""
+        return all(link.exact for link in self.links)

@@ -103,10 +103,11 @@ class ImageStore:
 
     def get(self, link: str, owner: Owner, row: RowVersion) -> list[Image] | None:
         """The points of this row version, or None: as many as the row says."""
-        if not self.has(link, owner, row):
+        wanted = (link, *_row(owner), row.version)
+        found = self._db.execute(f"SELECT size, points {_OF_ROW}", wanted).fetchone()
+        if found is None or row.count not in (None, found[0]):
             return None
-        found = self._db.execute(f"SELECT points {_OF_ROW}", (link, *_row(owner), row.version))
-        return self._decode(found.fetchone()[0])
+        return self._decode(found[1])
 
     def propose(self, link: str, owner: Owner, images: Sequence[Image]) -> None:
         """Keep points of a row whose version nobody knows yet, in place of earlier ones."""
@@ -233,9 +234,10 @@ class Capturer:
         """Ask for the live rows of a block that are not captured; returns them."""
         asked: list[tuple[Owner, RowVersion]] = []
         self.changes += len(block)
-        self._forget_older(link, block)
+        rows = list(rows_of(link, block, self.aliases))
+        self._forget_older(link, block, rows)
         now = self.clock.monotonic()
-        for owner, row in self._live(link, block):
+        for owner, row in _live(link, block, rows):
             slot = (link.name, owner)
             held = self.wanted.get(slot)
             if self.images.has(link.name, owner, row):
@@ -251,23 +253,12 @@ class Capturer:
             self.wanted[slot] = Wanted(row, now)
         return asked
 
-    def _live(self, link: Link, block: RowBlock) -> Iterator[tuple[Owner, RowVersion]]:
-        """The live rows of a block that say their version, and that have points."""
-        if block.versions is None:
-            return
-        for at, owner in rows_of(link, block, self.aliases):
-            version = normal(block.versions[at])
-            count = block.counts[at] if block.counts is not None else None
-            live = block.live is None or block.live[at]
-            if live and version is not None and count != 0:
-                yield owner, RowVersion(version, count if link.cardinality == "many" else None)
-
-    def _forget_older(self, link: Link, block: RowBlock) -> None:
+    def _forget_older(self, link: Link, block: RowBlock, rows: Iterable[tuple[int, Owner]]) -> None:
         """Stop waiting for versions that rows no longer have, rows that are not live any more
         among them: an unkeyed row's next point would be taken for the old one's."""
         if block.versions is None:
             return
-        for at, owner in rows_of(link, block, self.aliases):
+        for at, owner in rows:
             held = self.wanted.get((link.name, owner))
             if held and held.row.version != normal(block.versions[at]):
                 del self.wanted[link.name, owner]
@@ -341,6 +332,20 @@ class Capturer:
             wanted.seen, wanted.seen_at = names, now
             return False
         return now - wanted.seen_at >= self.settle_lag
+
+
+def _live(
+    link: Link, block: RowBlock, rows: Iterable[tuple[int, Owner]]
+) -> Iterator[tuple[Owner, RowVersion]]:
+    """The live ones of these rows of a block that say their version, and that have points."""
+    if block.versions is None:
+        return
+    for at, owner in rows:
+        version = normal(block.versions[at])
+        count = block.counts[at] if block.counts is not None else None
+        live = block.live is None or block.live[at]
+        if live and version is not None and count != 0:
+            yield owner, RowVersion(version, count if link.cardinality == "many" else None)
 
 
 def common_version(link: Link, images: Iterable[Image]) -> str | None:

@@ -18,7 +18,7 @@ from vbackup.engine.extractionplan import (
     tenant_tables,
     warnings_of,
 )
-from vbackup.engine.links import Target, resolve
+from vbackup.engine.links import Target, by_alias, resolve
 from vbackup.engine.owners import owners
 from vbackup.engine.reconcile import ReconcileResult, live_rows, reconcile_restored
 from vbackup.engine.renamed import RenamedPoints
@@ -290,7 +290,7 @@ def _copy(plan: ExtractionPlan, target: Target, block: RowBlock, points: PointTa
 
 
 def _aliases(plan: ExtractionPlan) -> dict[str, str]:
-    return {alias: part.name for part in plan.whole.parts for alias in part.aliases}
+    return by_alias({part.name: part.aliases for part in plan.whole.parts})
 
 
 def _keys_in(block: RowBlock, collection: str, aliases: Mapping[str, str]) -> list[str]:

@@ -79,6 +79,11 @@ def vector_collections(links: Sequence[Link]) -> dict[str, tuple[str, ...]]:
     return {link.collection: () for link in links if link.vectors}
 
 
+def by_alias(names: Mapping[str, Collection[str]]) -> dict[str, str]:
+    """The collection that each alias stands for, of collections with their aliases."""
+    return {alias: name for name, aliases in names.items() for alias in aliases}
+
+
 def resolve(
     links: Sequence[Link],
     ignore: Collection[str],

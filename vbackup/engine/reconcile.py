@@ -17,7 +17,7 @@ from pathlib import Path
 
 from vbackup.engine.compare import DEFAULT_MEMORY, Comparison, ComparisonResult, tally
 from vbackup.engine.confirm import Confirmation
-from vbackup.engine.links import Target, resolve
+from vbackup.engine.links import Target, by_alias, resolve
 from vbackup.engine.reread import OpenRows, Reread
 from vbackup.errors import NotFound
 from vbackup.model.finding import Finding, LinkReport
@@ -197,7 +197,7 @@ class Reconcile:
 
     @property
     def _aliases(self) -> dict[str, str]:
-        return {alias: name for name, also in self.names.items() for alias in also}
+        return by_alias(self.names)
 
     @contextmanager
     def _scratch(self) -> Iterator[Path]:

@@ -115,25 +115,40 @@ def databases(pair: LivePair) -> Iterator[Callable[[], set[str]]]:
 
 
 @pytest.fixture
-def config_file(
-    pair: LivePair, postgres_server: PostgresServer, qdrant_server: QdrantServer, tmp_path: Path,
+def connections(
+    database: str,
+    postgres_server: PostgresServer,
+    qdrant_server: QdrantServer,
     monkeypatch: pytest.MonkeyPatch,
-) -> Path:  # fmt: skip
-    """Encrypted, with the DSN in the environment, as `init` writes it."""
-    monkeypatch.setenv("APP_DSN", pair.dsn)
+) -> Callable[[str], str]:
+    """How a configuration reaches both servers, with the DSN in the environment, as `init` writes
+    it; the collections are those that a glob matches."""
+    monkeypatch.setenv("APP_DSN", database)
     monkeypatch.setenv("QDRANT_KEY", qdrant_server.api_key or "")
     bin_dir = f'bin_dir = "{postgres_server.bin_dir}"' if postgres_server.bin_dir else ""
     api_key = 'api_key = "${env:QDRANT_KEY}"' if qdrant_server.api_key else ""
-    path = tmp_path / "vbackup.toml"
-    path.write_text(
-        f"""
+
+    def sections(collections: str) -> str:
+        return f"""
 [postgres]
 dsn = "${{env:APP_DSN}}"
 {bin_dir}
 [qdrant]
 url = "{qdrant_server.url}"
-collections = ["{pair.collection}"]
+collections = ["{collections}"]
 {api_key}
+"""
+
+    return sections
+
+
+@pytest.fixture
+def config_file(pair: LivePair, connections: Callable[[str], str], tmp_path: Path) -> Path:
+    """Encrypted."""
+    path = tmp_path / "vbackup.toml"
+    path.write_text(
+        f"""
+{connections(pair.collection)}
 [repository]
 url = "{(tmp_path / "repository").as_uri()}"
 passphrase_file = "passphrase"

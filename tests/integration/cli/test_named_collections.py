@@ -15,7 +15,7 @@ import httpx
 import psycopg
 import pytest
 
-from vbackup.sandbox.servers import PostgresServer, QdrantServer
+from vbackup.sandbox.servers import QdrantServer
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 Run = Callable[..., Any]
@@ -83,14 +83,9 @@ class Texts:
 
 @pytest.fixture(params=["one", "many"])
 def texts(
-    request: pytest.FixtureRequest, database: str, postgres_server: PostgresServer,
-    qdrant_server: QdrantServer, collection_prefix: str, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest, database: str, qdrant_server: QdrantServer,
+    collection_prefix: str, connections: Callable[[str], str], tmp_path: Path,
 ) -> Iterator[Texts]:  # fmt: skip
-    monkeypatch.setenv("APP_DSN", database)
-    monkeypatch.setenv("QDRANT_KEY", qdrant_server.api_key or "")
-    bin_dir = f'bin_dir = "{postgres_server.bin_dir}"' if postgres_server.bin_dir else ""
-    api_key = 'api_key = "${env:QDRANT_KEY}"' if qdrant_server.api_key else ""
     count = ", parts AS count" if request.param == "many" else ""
     query = (
         f"SELECT id AS key, '{collection_prefix}' || lang AS collection, version{count} FROM texts"
@@ -98,13 +93,7 @@ def texts(
     config = tmp_path / "vbackup.toml"
     config.write_text(
         f"""
-[postgres]
-dsn = "${{env:APP_DSN}}"
-{bin_dir}
-[qdrant]
-url = "{qdrant_server.url}"
-collections = ["{collection_prefix}*"]
-{api_key}
+{connections(f"{collection_prefix}*")}
 [repository]
 url = "{(tmp_path / "repository").as_uri()}"
 encryption = "none"

@@ -153,23 +153,13 @@ class App:
 @pytest.fixture
 def app(
     database: str, postgres_server: PostgresServer, qdrant_server: QdrantServer,
-    collection_prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    collection_prefix: str, connections: Callable[[str], str], tmp_path: Path,
 ) -> Iterator[App]:  # fmt: skip
     headers = {"api-key": qdrant_server.api_key} if qdrant_server.api_key else {}
-    monkeypatch.setenv("APP_DSN", database)
-    monkeypatch.setenv("QDRANT_KEY", qdrant_server.api_key or "")
-    bin_dir = f'bin_dir = "{postgres_server.bin_dir}"' if postgres_server.bin_dir else ""
-    api_key = 'api_key = "${env:QDRANT_KEY}"' if qdrant_server.api_key else ""
     config = tmp_path / "vbackup.toml"
     config.write_text(
         f"""
-[postgres]
-dsn = "${{env:APP_DSN}}"
-{bin_dir}
-[qdrant]
-url = "{qdrant_server.url}"
-collections = ["{collection_prefix}*"]
-{api_key}
+{connections(f"{collection_prefix}*")}
 [repository]
 url = "{(tmp_path / "repository").as_uri()}"
 encryption = "none"
